@@ -1,0 +1,63 @@
+"""What stood for the image in training: paired differences between sources."""
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sight_beyond_text.analysis import names
+from sight_beyond_text.analysis.tidy import Tables
+from sight_beyond_text.figures import panels
+from sight_beyond_text.figures.selection import headline, panel_bases, run_dots, varied
+from sight_beyond_text.figures.style import FigureStyle, notice
+
+CAPTION = (
+    "Effect of what stood for the image in training: the image itself (visual), its captions "
+    "(caption), or nothing (text). Each dot compares two runs that are alike in everything else, "
+    "on the same items, in points, with its 95 % interval (paired bootstrap over items); right of "
+    "zero the first-named source does better. Filled: the interval excludes zero; hollow: it does "
+    "not. Not corrected for the number of comparisons."
+)
+CONTRASTS = {
+    "visual - text": "visual −\N{NO-BREAK SPACE}text",
+    "visual - caption": "visual −\N{NO-BREAK SPACE}caption",
+    "caption - text": "caption −\N{NO-BREAK SPACE}text",
+}
+
+
+def needs(tables: Tables) -> str:
+    """What is missing to draw this figure; empty when nothing is."""
+    if not tables.effects["contrast"].isin(list(CONTRASTS)).any():
+        return "No two runs in this study differ in their source alone"
+    if _shown(tables).empty:
+        return "No TruthfulQA or ETHICS scores in this study"
+    return ""
+
+
+def draw(tables: Tables, style: FigureStyle) -> Figure:
+    """Draws the figure; a notice where the study lacks what it shows."""
+    if missing := needs(tables):
+        return notice(style, missing)
+    effects = _shown(tables)
+    dots = run_dots(effects, panel="contrast", group="base", hue="tuning", value="difference")
+    dots["solid"] = (effects["low"] > 0) | (effects["high"] < 0)
+    columns = [
+        panels.Column(
+            benchmark,
+            names.benchmark_label(benchmark),
+            panels.size_note(effects[effects["benchmark"] == benchmark]),
+            "Difference (points)",
+        )
+        for benchmark in names.ordered(effects["benchmark"], names.HEADLINE)
+    ]
+    rows = {key: label for key, label in CONTRASTS.items() if key in set(effects["contrast"])}
+    with mpl.rc_context(style.rc()):
+        grid = panels.dot_grid(dots, columns, rows, panel_bases(tables, effects), style, 0.25)
+        for ax in grid.axes.values():
+            panels.zero_line(ax)
+        handles = panels.hue_handles(varied(effects, "tuning"), style)
+        panels.legend(grid.figure, [*handles, panels.hollow_handle()], style)
+    return grid.figure
+
+
+def _shown(tables: Tables) -> pd.DataFrame:
+    return headline(tables.effects[tables.effects["contrast"].isin(list(CONTRASTS))])

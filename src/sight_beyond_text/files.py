@@ -1,0 +1,102 @@
+"""Reading and writing small files so that nothing is ever half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sight_beyond_text.errors import UserError
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes `text` atomically: the file is whole or it isn't there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
+    """Writes `value` as JSON, atomically; keys keep their order."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: str | Path, rows: list[dict]) -> None:
+    """Writes one JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_bytes(path: str | Path, what: str) -> bytes:
+    """Reads a file; `what` names it in the error ("COCO captions").
+
+    Raises:
+        UserError: the file isn't there or can't be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file ({what}); check the path in the study") from None
+    except OSError as error:
+        raise UserError(f"{path}: {what} can't be read: {error.strerror}") from None
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UserError: the file is missing, or isn't whole JSON (the place is named).
+    """
+    try:
+        return json.loads(read_bytes(path, what).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {what}: not UTF-8 text at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}:{error.colno}: {what}: broken JSON ({error.msg});"
+            " fetch or write the file again"
+        ) from None
+
+
+def read_json_lines(path: str | Path, what: str) -> list[dict]:
+    """Reads a JSON-lines file; blank lines are passed over.
+
+    Raises:
+        UserError: the file is missing, or a line isn't a JSON object (the line is named).
+    """
+    rows = []
+    for number, line in enumerate(read_bytes(path, what).decode("utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path}:{number}: {what}: broken JSON ({error.msg}); fetch the file again"
+            ) from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: {what}: expected an object, found {line[:40]!r}")
+        rows.append(row)
+    return rows
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
