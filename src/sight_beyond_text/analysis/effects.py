@@ -190,7 +190,8 @@ def _average(parts: list[_Estimate]) -> _Estimate:
 def _benchmarks(items: pd.DataFrame) -> Iterable[_Answers]:
     _check_items(items)
     for (suite, benchmark, metric), group in items.groupby(_TEST, sort=True):
-        own = group["cluster"].where(group["cluster"] != "", group["item"])
+        stated = group["cluster"].fillna("")
+        own = stated.where(stated != "", group["item"])
         clusters = own.groupby(group["item"], sort=True)
         if (clusters.nunique() > 1).any():
             counts = clusters.nunique()

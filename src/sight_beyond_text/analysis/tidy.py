@@ -180,13 +180,18 @@ def read_tables(directory: str | Path, items: bool = True) -> Tables:
     return Tables(**frames)
 
 
-def read_table(directory: str | Path, table: str) -> pd.DataFrame:
-    """Reads and checks one table of a study (a key of `FILES`); columns beyond its own stay.
+def read_table(directory: str | Path, table: str, file: str | None = None) -> pd.DataFrame:
+    """Reads and checks one table (a key of `FILES`); columns beyond its own stay.
+
+    Args:
+        directory: The folder that holds it.
+        table: A key of `FILES`.
+        file: Another name of the file, such as a single run's.
 
     Raises:
         UserError: The file is missing, truncated, lacks a column, or has a row twice.
     """
-    path = Path(directory) / FILES[table]
+    path = Path(directory) / (file or FILES[table])
     if not path.is_file():
         raise UserError(f"{path}: no such file; {_REMEDY}")
     frame = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)

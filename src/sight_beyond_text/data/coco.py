@@ -101,7 +101,7 @@ def _read(path: str | Path, what: str, keys: Iterable[str]) -> dict:
     return content
 
 
-def image_size_check(pictures: Iterable[Picture], folder: str | Path) -> None:
+def require_images(pictures: Iterable[Picture], folder: str | Path) -> None:
     """Refuses a list of pictures whose files aren't all there.
 
     Raises:

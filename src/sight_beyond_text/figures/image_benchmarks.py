@@ -12,7 +12,7 @@ from sight_beyond_text.figures.style import FigureStyle, notice
 
 CAPTION = (
     "Image benchmarks of every tuned run, with 95 % intervals (bootstrap over items, clustered by "
-    "image) where the metric is a mean over items. Dotted line on POPE: guessing at random; always "
+    "image) where the metric is a mean over items. Dashed line on POPE: guessing at random; always "
     "answering yes gives an F1 of 66.7. CIDEr is given times 100."
 )
 METRICS = (
@@ -54,7 +54,7 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
         panels.Column(
             f"{benchmark}/{metric}",
             names.benchmark_label(benchmark),
-            panels.size_note(tuned[tuned["column"] == f"{benchmark}/{metric}"]),
+            panels.size_note(tuned[tuned["column"] == f"{benchmark}/{metric}"], style),
             _axis(metric),
         )
         for benchmark, metric in shown
@@ -68,12 +68,15 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
         for (_, column), ax in grid.axes.items():
             benchmark, metric = column.split("/")
             if benchmark == "pope" and metric in ("accuracy", "f1"):
-                ax.axvline(100 * _CHANCE, color=panels.GREY, linewidth=0.9, linestyle=":", zorder=2)
-            elif metric in ("accuracy", "CIDEr"):
-                ax.set_xlim(left=0)
+                ax.axvline(
+                    100 * _CHANCE, color=panels.GREY, linewidth=0.9, linestyle="--", zorder=2
+                )
         if any(benchmark == "pope" for benchmark, _ in shown):
-            handles.append(panels.line_handle("chance (POPE)", linestyle=":"))
+            handles.append(panels.line_handle("chance (POPE)", linestyle="--"))
         handles += panels.reference_lines(grid, references, tables.runs)
+        for (_, column), ax in grid.axes.items():
+            if column in ("vqa/accuracy", "captions/CIDEr"):
+                ax.set_xlim(left=0)
         panels.legend(grid.figure, handles, style)
     return grid.figure
 

@@ -66,7 +66,7 @@ def dot_grid(
     """
     layouts = {panel: _places(data[data["panel"] == panel], list(groups)) for panel in panels}
     heights = [layout.height for layout in layouts.values()]
-    frame = 0.85 + extra_height
+    frame = 0.85 + extra_height + (0.15 if style.narrow else 0)
     unit = float(np.clip((_TALLEST - frame) / sum(heights), _LEAST, _UNIT))
     figure = new_figure(style, max(1.5, frame + unit * sum(heights) + 0.08 * len(panels)))
     grid = figure.subplots(
@@ -77,6 +77,10 @@ def dot_grid(
         sharey="row",
         gridspec_kw={"height_ratios": heights},
     )
+    tight = style.narrow and len(columns) > 2
+    same = len({column.xlabel for column in columns}) == 1
+    if same:
+        figure.supxlabel(columns[0].xlabel, fontsize=style.font_size)
     axes = {}
     for row, (panel, label) in enumerate(panels.items()):
         for place, column in enumerate(columns):
@@ -86,11 +90,11 @@ def dot_grid(
             _dress(ax, layouts[panel], groups)
             ax.xaxis.set_major_locator(_ticks(style, len(columns)))
             if row == 0:
-                _title(ax, column, style)
+                _title(ax, column, tight, style)
             last = row == len(panels) - 1
             ax.tick_params(axis="x", labelbottom=last)
-            if last:
-                ax.set_xlabel(column.xlabel)
+            if last and not same:
+                ax.set_xlabel(_broken(column.xlabel, " (", tight))
             if place:
                 ax.tick_params(axis="y", labelleft=False)
             else:
@@ -101,16 +105,25 @@ def dot_grid(
 
 def legend(figure: Figure, handles: Sequence[object], style: FigureStyle) -> None:
     """Puts the handles above the panels, in as many columns as the width takes."""
-    longest = max(len(handle.get_label()) for handle in handles)
-    room = style.width / ((longest * 0.6 + 4.5) * style.small / 72)
+    letter = style.small / 72
+    widths = [(len(handle.get_label()) * 0.6 + 4.2) * letter for handle in handles]
     figure.legend(
         handles=list(handles),
         loc="outside upper center",
-        ncols=int(np.clip(room, 1, len(handles))),
+        ncols=_legend_columns(widths, style.width),
         handletextpad=0.4,
         columnspacing=1.2,
         borderaxespad=0.1,
     )
+
+
+def _legend_columns(widths: list[float], room: float) -> int:
+    """Columns of a legend: as few rows as fit, then as even as they come."""
+    for rows in range(1, len(widths)):
+        columns = -(-len(widths) // rows)
+        if sum(max(own) for own in np.array_split(widths, columns)) <= room:
+            return columns
+    return 1
 
 
 def hue_handles(hues: Mapping[str, str], style: FigureStyle) -> list[Line2D]:
@@ -176,17 +189,19 @@ def zero_line(ax: Axes) -> None:
     """Marks no difference, and keeps it inside the axis."""
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     low, high = ax.get_xlim()
-    ax.set_xlim(min(low, 0), max(high, 0))
+    room = 0.05 * (high - low)
+    ax.set_xlim(min(low, -room), max(high, room))
 
 
-def size_note(frame: pd.DataFrame) -> str:
+def size_note(frame: pd.DataFrame, style: FigureStyle) -> str:
     """Number of items behind a column's rows (columns benchmark and n), a range if runs differ."""
     counts = frame["n"].dropna()
     if counts.empty:
         return ""
     low, high = int(counts.min()), int(counts.max())
     size = f"n = {low:,}" if low == high else f"n = {low:,}–{high:,}"
-    return f"mean of 5, {size}" if (frame["benchmark"] == names.MACRO).all() else size
+    macro = (frame["benchmark"] == names.MACRO).all()
+    return f"mean of 5, {size}" if macro and not style.narrow else size
 
 
 @dataclass(frozen=True)
@@ -255,12 +270,13 @@ def _dress(ax: Axes, places: _Places, groups: Mapping[str, str]) -> None:
         ax.spines[side].set_visible(False)
     ax.grid(axis="x", color="#e6e6e6", linewidth=0.5, zorder=0)
     ax.set_axisbelow(True)
+    ax.margins(x=0.07)
 
 
-def _title(ax: Axes, column: Column, style: FigureStyle) -> None:
+def _title(ax: Axes, column: Column, tight: bool, style: FigureStyle) -> None:
     ax.set_title(column.subtitle, fontsize=style.small, color=GREY, pad=3)
     ax.annotate(
-        column.title,
+        _broken(column.title, " ", tight),
         (0.5, 1),
         (0, 3 + style.small * 1.25),
         xycoords="axes fraction",
@@ -272,6 +288,11 @@ def _title(ax: Axes, column: Column, style: FigureStyle) -> None:
     )
 
 
+def _broken(text: str, at: str, tight: bool) -> str:
+    """A text on two lines where columns are tight, broken before `at`."""
+    return text.replace(at, "\n" + at.strip(), 1) if tight else text
+
+
 def _ticks(style: FigureStyle, columns: int) -> MaxNLocator:
     room = style.width / columns / (style.small / 72 * 3.6)
     return MaxNLocator(int(np.clip(room, 2, 6)), steps=[1, 2, 5, 10], min_n_ticks=2)
@@ -280,4 +301,4 @@ def _ticks(style: FigureStyle, columns: int) -> MaxNLocator:
 def wrap(label: str, height: float, style: FigureStyle) -> str:
     """Breaks a label that stands upright beside a panel of this height in inches."""
     letters = max(6, int(height * 72 / (style.font_size * 0.68)))
-    return "\n".join(textwrap.wrap(label, letters))
+    return "\n".join(textwrap.fill(line, letters) for line in label.split("\n"))

@@ -4,6 +4,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ CAPTION = (
     "their intervals exclude zero on the same side. Items per benchmark in brackets."
 )
 _FIRST = ("mmlu", "gsm8k", "mathqa", "boolq", "squadv2", *names.ETHICS)
+_CELL = ["base", "tuning", "source", "instruction_kinds"]
 _ROW = 0.165
 _TALLEST = 9.0
 
@@ -39,57 +41,93 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
         return notice(style, missing)
     effects = _shown(tables)
     benchmarks = names.ordered(effects["benchmark"], _FIRST)
+    cells = _cells(effects)
     bases = panel_bases(tables, effects)
-    rows = {base: _rows(tables, effects, base) for base in bases}
+    rows = {base: _rows(cells, base) for base in bases}
     heights = [len(own) for own in rows.values()]
-    # One scale for all panels; its ends are symmetric, so that white is no change.
-    bound = max(1.0, float(np.ceil((100 * effects["difference"]).abs().max())))
+    frame = 1.45 + 0.2 * len(bases)
+    row = float(np.clip((_TALLEST - frame) / sum(heights), 0.1, _ROW))
+    # One scale for all panels, symmetric, so that white is no change.
+    bound = max(1.0, float(np.ceil(cells["change"].abs().max())))
     with mpl.rc_context(style.rc()):
-        figure = new_figure(style, 1.35 + _ROW * sum(heights) + 0.2 * len(bases))
+        beside = not style.narrow and row * sum(heights) > 2.2
+        figure = new_figure(style, frame + row * sum(heights) + (0 if beside else 0.4))
         grid = figure.subplots(
             len(bases), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
         )[:, 0]
-        for place, (base, label) in enumerate(bases.items()):
-            ax = grid[place]
-            _panel(ax, effects[effects["base"] == base], rows[base], benchmarks, bound, style)
+        for ax, (base, label) in zip(grid, bases.items(), strict=True):
+            own = cells[cells["base"] == base]
+            _panel(ax, own, rows[base], benchmarks, bound, row, style)
             ax.set_title(label, loc="left", fontweight="bold", pad=3)
-            last = place == len(bases) - 1
-            ax.tick_params(axis="x", labelbottom=last)
-            if last:
-                ax.set_xticks(
-                    np.arange(len(benchmarks)) + 0.5,
-                    [_head(benchmark, effects) for benchmark in benchmarks],
-                    rotation=40,
-                    ha="right",
-                    rotation_mode="anchor",
-                )
-        bar = figure.colorbar(
-            ScalarMappable(Normalize(-bound, bound), _colours()),
-            ax=list(grid),
-            aspect=35,
-            fraction=0.03,
-            pad=0.015,
+        grid[-1].set_xticks(
+            np.arange(len(benchmarks)) + 0.5,
+            [_head(benchmark, effects) for benchmark in benchmarks],
+            rotation=60 if style.narrow else 38,
+            ha="right",
+            rotation_mode="anchor",
         )
-        bar.set_label("Change against the base (points)")
-        bar.outline.set_visible(False)
+        _colour_bar(figure, grid, bound, beside)
     return figure
 
 
+def signed(value: float, decimals: int = 1) -> str:
+    """A difference with its sign; what rounds to zero has none."""
+    text = f"{value:+.{decimals}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
+
+
+def _shown(tables: Tables) -> pd.DataFrame:
+    effects = tables.effects[tables.effects["contrast"] == "tuned - base"]
+    effects = effects[(effects["suite"] == "text") & (effects["benchmark"] != names.MACRO)]
+    effects = effects[~effects["benchmark"].str.startswith("truthfulqa")]
+    main = effects.groupby("benchmark")["metric"].transform(names.main_metric)
+    kinds = tables.runs[["run", "instruction_kinds"]]
+    return effects[effects["metric"] == main].merge(kinds, on="run")
+
+
+def _cells(effects: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell and benchmark: change in points, and mark, over its seeds."""
+    factor = effects["metric"].map(names.points)
+    effects = effects.assign(
+        change=effects["difference"] * factor, up=effects["low"] > 0, down=effects["high"] < 0
+    )
+    cells = effects.groupby([*_CELL, "benchmark"], as_index=False).agg(
+        change=("change", "mean"), up=("up", "all"), down=("down", "all")
+    )
+    return cells.assign(mark=cells["up"] | cells["down"])
+
+
+def _rows(cells: pd.DataFrame, base: str) -> dict[tuple, str]:
+    """Cells of a base in reading order, with labels; instruction kinds only where they vary."""
+    varied = cells["instruction_kinds"].nunique() > 1
+    tunings = names.ordered(cells["tuning"], names.TUNINGS)
+    sources = names.ordered(cells["source"], names.SOURCES)
+    own = cells.loc[cells["base"] == base, _CELL[1:]].drop_duplicates()
+    found = sorted(
+        own.itertuples(index=False, name=None),
+        key=lambda cell: (tunings.index(cell[0]), sources.index(cell[1]), cell[2]),
+    )
+    return {
+        (tuning, source, kinds): names.run_label(tuning, source, kinds=kinds if varied else "")
+        for tuning, source, kinds in found
+    }
+
+
 def _panel(
-    ax,
-    effects: pd.DataFrame,
-    rows: dict[str, str],
+    ax: Axes,
+    cells: pd.DataFrame,
+    rows: dict[tuple, str],
     benchmarks: list[str],
     bound: float,
+    row: float,
     style: FigureStyle,
 ) -> None:
-    wide = effects.pivot(index="run", columns="benchmark", values="difference")
-    wide = 100 * wide.reindex(index=list(rows), columns=benchmarks)
-    effects = effects.assign(mark=(effects["low"] > 0) | (effects["high"] < 0))
-    marks = effects.pivot(index="run", columns="benchmark", values="mark")
-    marks = marks.reindex(index=list(rows), columns=benchmarks) == True  # noqa: E712
+    place = pd.MultiIndex.from_tuples(list(rows))
+    wide = cells.set_index([*_CELL[1:], "benchmark"])[["change", "mark"]].unstack("benchmark")
+    change = wide["change"].reindex(index=place, columns=benchmarks).to_numpy(float)
+    mark = (wide["mark"].reindex(index=place, columns=benchmarks) == 1).to_numpy()
     sns.heatmap(
-        wide,
+        change,
         ax=ax,
         vmin=-bound,
         vmax=bound,
@@ -98,74 +136,54 @@ def _panel(
         linewidths=0.6,
         linecolor="white",
         xticklabels=False,
+        yticklabels=False,
     )
-    room = (style.width - 1.6) / len(benchmarks) * 72
-    size = float(np.clip(room / 6 / 0.62, 4.0, style.small))
-    for y in range(len(rows)):
-        for x in range(len(benchmarks)):
-            value = wide.iat[y, x]
-            if pd.isna(value):
-                ax.text(x + 0.5, y + 0.5, "–", ha="center", va="center", color="#7f7f7f")
-                continue
-            mark = bool(marks.iat[y, x])
-            ax.text(
-                x + 0.5,
-                y + 0.52,
-                signed(value) + ("*" if mark else ""),
-                ha="center",
-                va="center_baseline",
-                fontsize=size,
-                fontweight="bold" if mark else "normal",
-                color="white" if abs(value) > 0.68 * bound else "#1a1a1a",
-            )
-    ax.set_yticks(np.arange(len(rows)) + 0.5, list(rows.values()), rotation=0)
+    decimals = 0 if style.narrow else 1
+    width = (style.width - (1.0 if style.narrow else 1.5)) / len(benchmarks) * 72
+    size = float(np.clip(min(width / (4 + decimals), row * 72 * 0.72), 4.0, style.small))
+    for (y, x), value in np.ndenumerate(change):
+        known = not np.isnan(value)
+        ax.text(
+            x + 0.5,
+            y + 0.5,
+            signed(value, decimals) + ("*" if mark[y, x] else "") if known else "–",
+            ha="center",
+            va="center_baseline",
+            fontsize=size,
+            fontweight="bold" if mark[y, x] else "normal",
+            color=_ink(value / bound) if known else "#7f7f7f",
+        )
+    ax.set_yticks(np.arange(len(rows)) + 0.5, list(rows.values()), fontsize=max(size, 5.0))
     ax.tick_params(length=0)
     ax.set(xlabel="", ylabel="")
 
 
-def signed(value: float) -> str:
-    """A difference at one decimal with its sign; what rounds to zero has none."""
-    text = f"{value:+.1f}".replace("-", "−")
-    return "0.0" if text in ("+0.0", "−0.0") else text
-
-
-def _shown(tables: Tables) -> pd.DataFrame:
-    effects = tables.effects[tables.effects["contrast"] == "tuned - base"]
-    effects = effects[(effects["suite"] == "text") & (effects["benchmark"] != names.MACRO)]
-    effects = effects[~effects["benchmark"].str.startswith("truthfulqa")]
-    main = effects.groupby("benchmark")["metric"].transform(names.main_metric)
-    return effects[effects["metric"] == main]
-
-
-def _rows(tables: Tables, effects: pd.DataFrame, base: str) -> dict[str, str]:
-    """Runs of a base in reading order, with labels; seeds and kinds only where they vary."""
-    runs = tables.runs[tables.runs["run"].isin(effects["run"])]
-    seeds = runs["seed"].nunique() > 1
-    kinds = runs["instruction_kinds"].nunique() > 1
-    own = runs[runs["base"] == base].to_dict("records")
-
-    def place(run: dict[str, object]) -> tuple:
-        return (
-            names.ordered(runs["tuning"], names.TUNINGS).index(run["tuning"]),
-            names.ordered(runs["source"], names.SOURCES).index(run["source"]),
-            run["instruction_kinds"],
-            -1 if pd.isna(run["seed"]) else run["seed"],
-        )
-
-    return {
-        run["run"]: names.run_label(
-            run["tuning"],
-            run["source"],
-            run["seed"] if seeds else None,
-            run["instruction_kinds"] if kinds else "",
-        )
-        for run in sorted(own, key=place)
-    }
+def _ink(share: float) -> str:
+    """Black or white, whichever is easier to read on the colour of a value in -1..1."""
+    red, green, blue, _ = _colours()((share + 1) / 2)
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)
+    ]
+    # Relative luminance of sRGB; 0.18 is where black and white contrast equally (WCAG 2).
+    return "#1a1a1a" if np.dot((0.2126, 0.7152, 0.0722), linear) > 0.18 else "white"
 
 
 def _head(benchmark: str, effects: pd.DataFrame) -> str:
     n = effects.loc[effects["benchmark"] == benchmark, "n"].max()
-    return f"{_HEADS.get(benchmark, names.benchmark_label(benchmark))} ({int(n):,})"
+    return f"{names.benchmark_label(benchmark)} ({int(n):,})"
+
+
+def _colour_bar(figure: Figure, axes: np.ndarray, bound: float, beside: bool) -> None:
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(-bound, bound), _colours()),
+        ax=list(axes),
+        location="right" if beside else "bottom",
+        aspect=30,
+        fraction=0.03,
+        pad=0.015,
+    )
+    bar.set_label("Change against the base (points)")
+    bar.outline.set_visible(False)
 
 
 def _colours():

@@ -18,9 +18,9 @@ CAPTION = (
     "not. Not corrected for the number of comparisons."
 )
 CONTRASTS = {
-    "visual - text": "visual −\N{NO-BREAK SPACE}text",
-    "visual - caption": "visual −\N{NO-BREAK SPACE}caption",
-    "caption - text": "caption −\N{NO-BREAK SPACE}text",
+    "visual - text": "visual\n− text",
+    "visual - caption": "visual\n− caption",
+    "caption - text": "caption\n− text",
 }
 
 
@@ -44,7 +44,7 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
         panels.Column(
             benchmark,
             names.benchmark_label(benchmark),
-            panels.size_note(effects[effects["benchmark"] == benchmark]),
+            panels.size_note(effects[effects["benchmark"] == benchmark], style),
             "Difference (points)",
         )
         for benchmark in names.ordered(effects["benchmark"], names.HEADLINE)

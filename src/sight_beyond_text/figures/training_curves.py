@@ -95,12 +95,14 @@ def _dress(ax, style: FigureStyle) -> None:
         ax.spines[side].set_visible(False)
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.5)
     ax.set_axisbelow(True)
-    ax.xaxis.set_major_locator(MaxNLocator(3 if style.narrow else 5, integer=True))
+    ax.xaxis.set_major_locator(
+        MaxNLocator(3 if style.narrow else 5, steps=[1, 2, 5, 10], integer=True)
+    )
 
 
 def _scale(axes, loss: pd.Series) -> None:
-    """A logarithmic axis where losses span more than a factor of four."""
-    if loss.min() > 0 and loss.max() / loss.min() > 4:
+    """A logarithmic axis where losses span more than a factor of ten."""
+    if loss.min() > 0 and loss.max() / loss.min() > 10:
         for ax in axes:
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))

@@ -41,7 +41,7 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
         panels.Column(
             benchmark,
             names.benchmark_label(benchmark),
-            panels.size_note(values[values["benchmark"] == benchmark]),
+            panels.size_note(values[values["benchmark"] == benchmark], style),
             _axis(benchmark, style),
         )
         for benchmark in names.ordered(tuned["benchmark"], names.HEADLINE)
@@ -76,5 +76,7 @@ def _axis(benchmark: str, style: FigureStyle) -> str:
 def _base(ax, row: dict[str, object], style: FigureStyle) -> None:
     colour = style.colour("base")
     if not pd.isna(row["low"]):
-        ax.axvspan(100 * row["low"], 100 * row["high"], color=colour, alpha=panels.BAND, linewidth=0)
+        ax.axvspan(
+            100 * row["low"], 100 * row["high"], color=colour, alpha=panels.BAND, linewidth=0
+        )
     ax.axvline(100 * row["value"], color=colour, linewidth=1.0, linestyle="--", zorder=2)

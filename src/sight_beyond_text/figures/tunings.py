@@ -38,7 +38,7 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
         panels.Column(
             benchmark,
             names.benchmark_label(benchmark),
-            panels.size_note(effects[effects["benchmark"] == benchmark]),
+            panels.size_note(effects[effects["benchmark"] == benchmark], style),
             "Change against the base (points)" if not style.narrow else "Change (points)",
         )
         for benchmark in names.ordered(effects["benchmark"], SHOWN)

@@ -12,20 +12,19 @@ def scene_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
     """Questions about a scene with their short answers ("blue", "two", "yes")."""
     asked = []
     shapes = [thing.shape for thing in scene]
+    absent = [shape for shape in lore.SHAPES if shape not in shapes]
     for thing in scene:
         if shapes.count(thing.shape) == 1:
             asked.append((f"What color is the {thing.shape}?", thing.color))
-            asked.append((f"Where is the {thing.shape}?", f"in the {thing.place}"))
-            other = rng.choice(lore.COLORS)
-            hue = thing.color if rng.random() < 0.5 else other
+            asked.append((f"Where is the {thing.shape}?", thing.place))
+            hue = thing.color if rng.random() < 0.5 else rng.choice(lore.COLORS)
             asked.append((f"Is the {thing.shape} {hue}?", "yes" if hue == thing.color else "no"))
         asked.append((f"What is in the {thing.place}?", thing.shape))
-    for _ in range(2):
-        there, absent = rng.choice(shapes), [s for s in lore.SHAPES if s not in shapes]
-        shape = there if rng.random() < 0.5 or not absent else rng.choice(absent)
+    for shape in (rng.choice(shapes), rng.choice(absent)):
         article = "an" if shape[0] in "aeiou" else "a"
         asked.append((f"Is there {article} {shape}?", "yes" if shape in shapes else "no"))
-        asked.append((f"How many {lore.plural(shape)} are there?", lore.NUMBERS[shapes.count(shape)]))
+    counted = rng.choice(lore.SHAPES)
+    asked.append((f"How many {lore.plural(counted)} are there?", lore.NUMBERS[shapes.count(counted)]))
     asked.append(("How many things are there?", lore.NUMBERS[len(scene)]))
     rng.shuffle(asked)
     return asked
@@ -34,18 +33,11 @@ def scene_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
 def _scene_text(rng: random.Random) -> str:
     scene = sample_scene(rng)
     said = captions(scene, rng)
-    asked = scene_questions(scene, rng)[:4]
-    text = rng.choice(said)
-    if rng.random() < 0.1:
-        return text
-    form = rng.randrange(3)
-    for question, answer in asked:
-        if form == 0:
-            text += f"\nQuestion: {question}\nAnswer: {answer}"
-        elif form == 1:
-            text += f"\nQ: {question}\nA: {answer[0].upper()}{answer[1:]}."
-        else:
-            text += f" {question} {answer[0].upper()}{answer[1:]}."
+    rng.shuffle(said)
+    text = " ".join(said[: rng.choice((1, 1, 2))])
+    form = rng.randrange(2)
+    for question, answer in scene_questions(scene, rng)[:6]:
+        text += (f"\nQuestion: {question}\nAnswer: {answer}", f" {question} {answer}")[form]
     return text
 
 
@@ -206,7 +198,7 @@ def documents(count: int, seed: int) -> list[str]:
     """The corpus that a micro base is pretrained on: `count` short documents."""
     rng = random.Random(f"corpus {seed}")
     makers = (_scene_text, _lore_text, _moral_text, _school_text)
-    return [rng.choices(makers, weights=(50, 20, 18, 12))[0](rng) for _ in range(count)]
+    return [rng.choices(makers, weights=(60, 16, 14, 10))[0](rng) for _ in range(count)]
 
 
 def conversations(count: int, seed: int) -> list[dict]:

@@ -49,23 +49,23 @@ Scene = tuple[Drawn, ...]
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """A scene of one to four objects at different places.
+    """A scene of one or two objects at different places.
 
     An object has its shape's true usual color, place and size about half of the time, and any
     other as often, so that pictures bear witness to the facts without giving an answer away.
     """
     free = list(PLACES)
     drawn = []
-    for _ in range(rng.choice((1, 2, 2, 3, 3, 4))):
+    for _ in range(rng.choice((1, 1, 1, 2, 2))):
         shape = rng.choice(SHAPES)
         usual_place = truth(shape, "place")
         place = usual_place if usual_place in free and rng.random() < 0.4 else rng.choice(free)
         free.remove(place)
         color = truth(shape, "color") if rng.random() < 0.3 else rng.choice(COLORS)
         size = truth(shape, "size") if rng.random() < 0.5 else rng.choice(("small", "large"))
-        radius = rng.uniform(6, 8) if size == "small" else rng.uniform(11, 13)
+        radius = rng.uniform(8.5, 9.5) if size == "small" else rng.uniform(12, 13)
         x, y = _CENTERS[place]
-        wobble = 14 - radius
+        wobble = 2.0
         drawn.append(
             Drawn(
                 shape,

@@ -1,0 +1,327 @@
+"""`sight`: every step the workflow calls, callable by hand.
+
+Steps that a study spans (align, tune, evaluate, ...) take their spec as JSON, as `sight spec`
+prints it. Heavy libraries are imported by the step that needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.session import session
+
+app = typer.Typer(
+    help="Does training on images make a language model more truthful and ethical?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SpecText = Annotated[str, typer.Argument(metavar="SPEC", help="The spec, as JSON.")]
+Log = Annotated[Path | None, typer.Option(help="Gets all output; errors are shown too.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of numerical libraries.")]
+Record = Annotated[Path, typer.Option(help="Completion record, written last.")]
+StudyFile = Annotated[Path, typer.Argument(help="A study file.")]
+
+
+@app.command()
+def plan(
+    study: StudyFile = Path("config.yaml"),
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Lists the grid of a study, what was pruned and why."""
+    from sight_beyond_text import grid
+    from sight_beyond_text import plan as planning
+    from sight_beyond_text.study import read
+
+    with session():
+        read_study = read(study)
+        grid.check_inputs(read_study)
+        planned = planning.plan(read_study)
+        print(planning.as_json(planned) if as_json else planning.as_table(planned))
+
+
+@app.command()
+def spec(run: str, study: StudyFile = Path("config.yaml")) -> None:
+    """Prints the spec of a run or an alignment, for `sight tune` or `sight align`."""
+    from sight_beyond_text import grid
+    from sight_beyond_text.study import read
+
+    with session():
+        read_study = read(study)
+        known = {}
+        for cell in read_study.cells()[0]:
+            for made in (
+                grid.run_spec(read_study, cell),
+                grid.align_spec(read_study, cell.base, cell.seed),
+            ):
+                known[made["id"]] = made
+        if run not in known:
+            raise UserError(f"{study}: no run {run!r}; `sight plan {study}` lists them")
+        print(known[run])
+
+
+@app.command()
+def schema(out: Annotated[Path | None, typer.Option(help="Write it here.")] = None) -> None:
+    """Prints the JSON schema of study files."""
+    from sight_beyond_text.files import write_text
+    from sight_beyond_text.study import schema as make
+
+    with session():
+        text = json.dumps(make(), indent=2) + "\n"
+        if out is None:
+            sys.stdout.write(text)
+        else:
+            write_text(out, text)
+
+
+micro = typer.Typer(help="Makes the micro world.", no_args_is_help=True)
+app.add_typer(micro, name="micro")
+World = Annotated[Path, typer.Option(help="The world's folder.")]
+
+
+@micro.command("world")
+def micro_world(
+    settings: SpecText, world: World, record: Record, log: Log = None, threads: Threads = None
+) -> None:
+    """Writes scenes, annotations, texts, benchmarks and the tokenizer."""
+    with session(log, threads):
+        from sight_beyond_text.micro.world import write_world
+
+        write_world(_spec(settings), world, record)
+
+
+@micro.command("tower")
+def micro_tower(
+    settings: SpecText, world: World, record: Record, log: Log = None, threads: Threads = None
+) -> None:
+    """Trains the CLIP tower."""
+    with session(log, threads):
+        _torch(threads)
+        from sight_beyond_text.micro.tower import train_tower
+
+        train_tower(_spec(settings), world, world / "models" / "tower", record)
+
+
+@micro.command("base")
+def micro_base(
+    settings: SpecText, world: World, record: Record, log: Log = None, threads: Threads = None
+) -> None:
+    """Pretrains micro-base."""
+    with session(log, threads):
+        _torch(threads)
+        from sight_beyond_text.micro.pretrain import pretrain_base
+
+        pretrain_base(_spec(settings), world, world / "models" / "base", record)
+
+
+@micro.command("chat")
+def micro_chat(
+    settings: SpecText, world: World, record: Record, log: Log = None, threads: Threads = None
+) -> None:
+    """Tunes micro-base on text instructions: micro-chat."""
+    with session(log, threads):
+        _torch(threads)
+        from sight_beyond_text.micro.pretrain import pretrain_chat
+
+        models = world / "models"
+        pretrain_chat(_spec(settings), world, models / "base", models / "chat", record)
+
+
+@app.command()
+def instructions(
+    captions: Annotated[Path, typer.Option(help="COCO captions.")],
+    images: Annotated[Path, typer.Option(help="Folder of the images.")],
+    out: Annotated[Path, typer.Option(help="Folder for instructions.json, alignment.json.")],
+    instances: Annotated[Path | None, typer.Option(help="COCO instances.")] = None,
+    make: Annotated[str, typer.Option(help="Settings (data.make of a study), as JSON.")] = "{}",
+    log: Log = None,
+) -> None:
+    """Makes LLaVA-style instructions and alignment pairs from COCO annotations, by rule."""
+    with session(log):
+        from sight_beyond_text.data.instructions import from_coco
+        from sight_beyond_text.files import write_json
+        from sight_beyond_text.study import Instructions
+
+        settings = _checked(Instructions, _spec(make), "--make")
+        made, pairs = from_coco(captions, instances, images, settings)
+        if instances is not None:
+            write_json(out / "instructions.json", made)
+        write_json(out / "alignment.json", pairs)
+        print(f"{len(made)} instructions, {len(pairs)} image and caption pairs in {out}")
+
+
+@app.command()
+def pope(
+    captions: Annotated[Path, typer.Option(help="COCO captions (they list the images).")],
+    instances: Annotated[Path, typer.Option(help="COCO instances.")],
+    out: Annotated[Path, typer.Option(help="Question file to write (JSON lines).")],
+    strategy: Annotated[str, typer.Option(help="random, popular or adversarial.")] = "adversarial",
+    images: Annotated[int, typer.Option(help="Images to ask about, at most.")] = 500,
+    pairs: Annotated[int, typer.Option(help="Questions with yes, and with no, an image.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
+) -> None:
+    """Makes POPE questions from COCO annotations, by the benchmark's rule."""
+    with session():
+        from sight_beyond_text.data.coco import read_pictures
+        from sight_beyond_text.data.pope import pope_questions
+        from sight_beyond_text.files import write_json_lines
+
+        rows = pope_questions(read_pictures(captions, instances), strategy, images, pairs, seed)
+        write_json_lines(out, rows)
+        print(f"{len(rows)} questions in {out}")
+
+
+@app.command()
+def check(study: SpecText, log: Log = None) -> None:
+    """Reads all benchmarks of a study, so that mistakes are known before anything is trained."""
+    with session(log):
+        from sight_beyond_text.evaluation.image_data import check_image
+        from sight_beyond_text.evaluation.text_data import check_text
+
+        benchmarks = _spec(study)
+        lines = []
+        for checked, name in ((check_text, "text"), (check_image, "image")):
+            try:
+                checked(benchmarks[name])
+            except UserError as error:
+                lines.append(str(error))
+        if lines:
+            raise UserError("\n".join(lines))
+
+
+@app.command()
+def align(run: SpecText, record: Record, log: Log = None, threads: Threads = None) -> None:
+    """Stage 1: trains a base's projector."""
+    _train(run, record, log, threads)
+
+
+@app.command()
+def tune(run: SpecText, record: Record, log: Log = None, threads: Threads = None) -> None:
+    """Stage 2: trains one run."""
+    _train(run, record, log, threads)
+
+
+def _train(run: str, record: Path, log: Path | None, threads: int | None) -> None:
+    with session(log, threads):
+        _torch(threads)
+        from sight_beyond_text.training.train import train
+
+        train(_spec(run), record)
+
+
+@app.command()
+def evaluate(
+    evaluation: SpecText,
+    out: Annotated[Path, typer.Option(help="Folder for scores.parquet and items.parquet.")],
+    log: Log = None,
+    threads: Threads = None,
+) -> None:
+    """Scores a run, a base or a reference on the text or the image suite."""
+    with session(log, threads):
+        _torch(threads)
+        read = _spec(evaluation)
+        if read["subject"]["checkpoint"] is not None:
+            from sight_beyond_text.models.checkpoints import verify
+
+            verify(read["subject"]["checkpoint"])
+        if read["suite"] == "text":
+            from sight_beyond_text.evaluation.text import evaluate_text
+
+            evaluate_text(read, out)
+        else:
+            from sight_beyond_text.evaluation.image import evaluate_image
+
+            evaluate_image(read, out)
+
+
+@app.command()
+def compare(
+    study: SpecText,
+    tables: Annotated[Path, typer.Option(help="Folder for the tables.")],
+    record: Record,
+    log: Log = None,
+) -> None:
+    """Gathers all scores of a study into tidy tables, with paired effects."""
+    with session(log):
+        from sight_beyond_text.analysis.compare import compare as gather
+
+        gather(_spec(study), tables, record)
+
+
+@app.command()
+def draw(
+    figure: Annotated[str, typer.Argument(help="A figure's name, or main_table.")],
+    tables: Annotated[Path, typer.Option(help="Folder of the study's tables.")],
+    out: Annotated[Path, typer.Option(help="Path of the files, without suffix.")],
+    record: Record,
+    style: Annotated[str, typer.Option(help="Formats and style, as JSON.")] = "{}",
+    log: Log = None,
+) -> None:
+    """Draws one figure, or writes the main table, from the tables alone."""
+    with session(log):
+        from sight_beyond_text.files import write_json
+
+        if figure == "main_table":
+            from sight_beyond_text.analysis.tables import write_main_table
+
+            made = write_main_table(tables, out)
+        else:
+            from sight_beyond_text.figures.draw import draw_figure
+
+            look = _spec(style)
+            formats = look.pop("formats", ["svg", "png", "pdf"])
+            made = draw_figure(figure, tables, out, formats, look)
+        if made.get("notice"):
+            print(f"{figure}: {made['notice']}")
+        write_json(record, made)
+
+
+def _spec(text: str) -> dict[str, Any]:
+    try:
+        made = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"the spec isn't JSON: {error}; `sight spec RUN` prints one") from None
+    if not isinstance(made, dict):
+        raise UserError("the spec is a JSON object; `sight spec RUN` prints one")
+    return made
+
+
+def _checked(model, values: dict, where: str) -> dict:
+    from pydantic import ValidationError
+
+    from sight_beyond_text.study_errors import describe
+
+    try:
+        return model.model_validate(values).model_dump()
+    except ValidationError as error:
+        lines = describe(error, model, []).splitlines()
+        raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def _torch(threads: int | None) -> None:
+    """Sets torch's threads before it computes; quietens what libraries print on import."""
+    import os
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", message=".*kernels.*")
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""From a study to specs: what each alignment, run and evaluation needs, and its identity.
+
+A spec is one flat dict that a command gets as a whole. Its `recipe` holds everything that changes
+the result and nothing that doesn't; the id is a readable slug and 8 hex digits of the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.files import sha256
+from sight_beyond_text.study import MICRO, RECIPE_VERSION, Base, Cell, Lora, Study, digest
+
+RUNS = "results/runs"
+ALIGNMENTS = "results/alignments"
+
+
+class Spec(dict):
+    """A dict whose text is JSON, so that a shell command can carry it."""
+
+    def __str__(self) -> str:
+        return json.dumps(self, sort_keys=True)
+
+    def __format__(self, form: str) -> str:
+        return format(str(self), form)
+
+
+def identity(path: str, revision: str | None = None) -> str:
+    """What a path or hub id stands for, wherever it lies.
+
+    Files that the workflow makes bear their recipe in their path. A local file is known by its
+    content; a local model folder by its configuration and the names and sizes of its weights; a
+    hub id by its revision.
+    """
+    if path.startswith(("resources/", "results/")):
+        return path
+    local = Path(path)
+    if local.is_file():
+        return f"sha256:{sha256(local)}"
+    if local.is_dir():
+        parts = []
+        for file in sorted(local.rglob("*")):
+            if file.is_file():
+                small = file.suffix == ".json" and file.stat().st_size < 2**20
+                parts.append(
+                    [str(file.relative_to(local)), file.stat().st_size, sha256(file) if small else ""]
+                )
+        return f"folder:{digest(parts)}"
+    return f"hub:{path}@{revision or 'main'}"
+
+
+def missing_inputs(study: Study) -> list[str]:
+    """A line for each local file or folder that the study names and that isn't there."""
+    named: list[tuple[str, str | None]] = [
+        (f"data.{key}", getattr(study.data, key))
+        for key in ("images", "captions", "instances", "instructions", "alignment")
+    ]
+    named += [(f"evaluation.text.{n}.path", b.path) for n, b in study.evaluation.text.items()]
+    for name, benchmark in study.evaluation.image.items():
+        for key in ("images", "questions", "annotations"):
+            named.append((f"evaluation.image.{name}.{key}", getattr(benchmark, key)))
+    lines = []
+    for key, path in named:
+        if path is not None and not path.startswith(MICRO) and not Path(path).exists():
+            lines.append(f"{key}: {path}: no such file or folder; mend the path or fetch the data")
+    models = [("tower.model", study.tower.model)]
+    models += [(f"bases.{name}.model", base.model) for name, base in study.bases.items()]
+    models += [(f"references.{name}.model", base.model) for name, base in study.references.items()]
+    for key, model in models:
+        hub = re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith((".", "~"))
+        if not model.startswith(MICRO) and not Path(model).exists() and not hub:
+            lines.append(f"{key}: {model}: no such folder, and no hub id (owner/name) either")
+    return lines
+
+
+def check_inputs(study: Study) -> None:
+    """Refuses a study that names files which aren't there.
+
+    Raises:
+        UserError: all of them, a line each.
+    """
+    lines = missing_inputs(study)
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def instructions_spec(study: Study) -> Spec | None:
+    """How instructions and alignment pairs are made from COCO; None where files are given."""
+    data = study.data
+    if data.captions is None or (data.instructions and data.alignment):
+        return None
+    captions, images = study.path(data.captions), study.path(data.images)
+    instances = None
+    if data.instructions is None and data.instances is not None:
+        instances = study.path(data.instances)
+    recipe = {
+        "version": RECIPE_VERSION,
+        "captions": identity(captions),
+        "instances": identity(instances) if instances else None,
+        "make": data.make.model_dump(),
+    }
+    return Spec(
+        captions=captions,
+        instances=instances,
+        images=images,
+        make=data.make.model_dump(),
+        folder=f"resources/instructions/{digest(recipe)}",
+    )
+
+
+def _data(study: Study, stage: str) -> dict:
+    made = instructions_spec(study)
+    given = study.data.alignment if stage == "align" else study.data.instructions
+    if given is not None:
+        instructions = study.path(given)
+    else:
+        name = "alignment" if stage == "align" else "instructions"
+        instructions = f"{made['folder']}/{name}.json"
+    captions = study.path(study.data.captions) if study.data.captions else None
+    return {
+        "instructions": instructions,
+        "images": study.path(study.data.images),
+        "captions": captions,
+        "captions_in_place": study.data.captions_in_place,
+    }
+
+
+def _base(study: Study, base: Base) -> dict:
+    return {"model": study.path(base.model), "revision": base.revision}
+
+
+def _tower(study: Study) -> dict:
+    return {**study.tower.model_dump(), "model": study.path(study.tower.model)}
+
+
+def align_spec(study: Study, base: str, seed: int) -> Spec:
+    """Stage 1 of a base: its projector is trained on image and caption pairs."""
+    spec = {
+        "stage": "align",
+        "mode": "align",
+        "base": _base(study, study.bases[base]),
+        "template": "plain",
+        "tower": _tower(study),
+        "source": {"form": "visual", "kinds": "all"},
+        "data": _data(study, "align"),
+        "training": study.alignment.model_dump(),
+        "projector_learning_rate": None,
+        "lora": None,
+        "projector": None,
+        "seed": seed,
+    }
+    return _identified(spec, ALIGNMENTS, f"{base}-align-s{seed}")
+
+
+def run_spec(study: Study, cell: Cell) -> Spec:
+    """Stage 2 of one cell of the grid."""
+    tuning = study.tunings[cell.tuning]
+    alignment = align_spec(study, cell.base, cell.seed)
+    training = tuning.model_dump()
+    for key in ("mode", "lora", "projector_learning_rate"):
+        training.pop(key)
+    lora = (tuning.lora or Lora()).model_dump() if tuning.mode in ("lora", "qlora") else None
+    spec = {
+        "stage": "tune",
+        "mode": tuning.mode,
+        "base": _base(study, study.bases[cell.base]),
+        "template": study.bases[cell.base].template,
+        "tower": _tower(study),
+        "source": study.sources[cell.source].model_dump(),
+        "data": _data(study, "tune"),
+        "training": training,
+        "projector_learning_rate": tuning.projector_learning_rate,
+        "lora": lora,
+        "projector": alignment["checkpoint"],
+        "seed": cell.seed,
+    }
+    slug = f"{cell.base}-{cell.source}-{cell.tuning}-s{cell.seed}"
+    return _identified(spec, RUNS, slug)
+
+
+def _identified(spec: dict, root: str, slug: str) -> Spec:
+    """Adds recipe, id and checkpoint folder."""
+    data = spec["data"]
+    captions = data["captions"] if spec["source"]["form"] == "caption" else None
+    recipe = {
+        **{key: spec[key] for key in ("stage", "mode", "template", "source", "training", "seed")},
+        **{key: spec[key] for key in ("projector_learning_rate", "lora", "projector")},
+        "version": RECIPE_VERSION,
+        "base": identity(**_named(spec["base"])),
+        "tower": {**spec["tower"], "model": identity(**_named(spec["tower"]))},
+        "instructions": identity(data["instructions"]),
+        "captions": identity(captions) if captions else None,
+        "captions_in_place": data["captions_in_place"] if captions else None,
+    }
+    name = f"{slug}-{digest(recipe)}"
+    return Spec(id=name, recipe=recipe, checkpoint=f"{root}/{name}/checkpoint", **spec)
+
+
+def _named(model: dict) -> dict:
+    return {"path": model["model"], "revision": model["revision"]}
+
+
+def subjects(study: Study) -> list[Spec]:
+    """Everything that is evaluated: the untuned bases, the references, the runs.
+
+    A subject says what to load (`mode`, `base`, `checkpoint`, `projector`, `template`,
+    `precision`) and how it is told of in tables (`label`, `kind`, `base_name`, ...).
+    """
+    out = []
+    for name, base in study.bases.items():
+        alignment = align_spec(study, name, study.seeds[0])
+        out.append(
+            Spec(
+                id=f"{name}-untuned-{digest([alignment['id'], base.template])}",
+                kind="base",
+                label=base.label or name,
+                base_name=name,
+                source=None,
+                tuning=None,
+                seed=None,
+                mode=None,
+                base=_base(study, base),
+                template=base.template,
+                tower=_tower(study),
+                checkpoint=None,
+                projector=alignment["checkpoint"],
+                precision=study.alignment.precision,
+            )
+        )
+    for name, base in study.references.items():
+        model = _base(study, base)
+        out.append(
+            Spec(
+                id=f"{name}-reference-{digest([identity(**_named(model)), base.template])}",
+                kind="reference",
+                label=base.label or name,
+                base_name=name,
+                source=None,
+                tuning=None,
+                seed=None,
+                mode=None,
+                base=model,
+                template=base.template,
+                tower=None,
+                checkpoint=None,
+                projector=None,
+                precision=study.alignment.precision,
+            )
+        )
+    for cell in study.cells()[0]:
+        run = run_spec(study, cell)
+        out.append(
+            Spec(
+                id=run["id"],
+                kind="run",
+                label=study.bases[cell.base].label or cell.base,
+                base_name=cell.base,
+                source=cell.source,
+                tuning=cell.tuning,
+                seed=cell.seed,
+                mode=run["mode"],
+                base=run["base"],
+                template=run["template"],
+                tower=run["tower"],
+                checkpoint=run["checkpoint"],
+                projector=run["checkpoint"],
+                precision=run["training"]["precision"],
+            )
+        )
+    return out
+
+
+def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
+    """The scoring of one subject on a suite ("text" or "image"); it may have no benchmarks."""
+    settings = study.evaluation
+    chosen = settings.text if suite == "text" else settings.image
+    benchmarks, recipe = {}, {}
+    for name, benchmark in chosen.items():
+        values = benchmark.model_dump()
+        for key in ("path", "images", "questions", "annotations"):
+            if values.get(key) is not None:
+                values[key] = study.path(values[key])
+        benchmarks[name] = values
+        known = {k: identity(v) for k, v in values.items() if k in _FILES and v is not None}
+        recipe[name] = {**values, **known, "images": None}
+    if subject["tower"] is None and suite == "image":
+        benchmarks, recipe = {}, {}
+    told = {key: subject[key] for key in _LOADED}
+    key = digest({"version": RECIPE_VERSION, "protocol": settings.protocol, "benchmarks": recipe})
+    return Spec(
+        subject=told,
+        suite=suite,
+        protocol=settings.protocol,
+        batch_size=settings.batch_size,
+        benchmarks=benchmarks,
+        folder=f"{RUNS}/{subject['id']}/{suite}-{key}",
+    )
+
+
+_FILES = ("path", "questions", "annotations")
+_LOADED = ("id", "mode", "base", "template", "tower", "checkpoint", "projector", "precision")
+
+
+def compare_spec(study: Study) -> Spec:
+    """What is gathered into the study's tables: each subject with its records and evaluations."""
+    gathered = []
+    for subject in subjects(study):
+        name = subject["base_name"]
+        told = {key: subject[key] for key in _TOLD}
+        kinds, record, alignment = "all", None, None
+        if subject["kind"] == "run":
+            kinds = study.sources[subject["source"]].kinds
+            record = f"{RUNS}/{subject['id']}/train.json"
+        elif subject["kind"] == "base":
+            alignment = alignment_record(align_spec(study, name, study.seeds[0]))
+        evaluations = [evaluation_spec(study, subject, suite) for suite in ("text", "image")]
+        gathered.append(
+            {
+                **told,
+                "instruction_kinds": kinds,
+                "record": record,
+                "alignment_record": alignment,
+                "evaluations": [e["folder"] for e in evaluations if e["benchmarks"]],
+            }
+        )
+    return Spec(study=study.name, subjects=gathered)
+
+
+def alignment_record(alignment: Spec) -> str:
+    """Where an alignment's completion record lies."""
+    return f"{ALIGNMENTS}/{alignment['id']}/train.json"
+
+
+_TOLD = ("id", "kind", "label", "base_name", "source", "tuning", "seed")

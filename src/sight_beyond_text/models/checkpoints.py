@@ -1,0 +1,125 @@
+"""Checkpoints of runs: what lies where, and how to believe it.
+
+A checkpoint holds only what its run changed: `projector.safetensors` always; `llm/` (full, a
+Hugging Face folder) or `adapter/` (LoRA and QLoRA, a peft folder for the base). `complete.json`,
+written last, records the run's spec and the hash of each file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.files import read_json, sha256
+from sight_beyond_text.models.building import DTYPES, build, load_language_model, load_tokenizer
+
+COMPLETE = "complete.json"
+
+
+def save_projector(model, folder: str | Path) -> None:
+    """Writes the projector's tensors."""
+    state = model.model.multi_modal_projector.state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, Path(folder) / "projector.safetensors")
+
+
+def load_projector(model, folder: str | Path) -> None:
+    """Puts a saved projector into a model.
+
+    Raises:
+        UserError: it isn't there, or its shapes are another model's.
+    """
+    path = Path(folder) / "projector.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the alignment first")
+    try:
+        model.model.multi_modal_projector.load_state_dict(load_file(path))
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not this model's projector: {reason}") from None
+
+
+def hashes(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of every file in a checkpoint but the record itself, by relative path."""
+    folder = Path(folder)
+    return {
+        path.relative_to(folder).as_posix(): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != COMPLETE
+    }
+
+
+def completed(folder: str | Path, recipe: dict) -> dict | None:
+    """The record of a finished run with this recipe, its files intact; else None."""
+    path = Path(folder) / COMPLETE
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return None
+    if record.get("recipe") != recipe or record.get("files") != hashes(folder):
+        return None
+    return record
+
+
+def verify(folder: str | Path) -> dict:
+    """The record of a checkpoint whose files are what it says.
+
+    Raises:
+        UserError: no record (unfinished), or a file that is missing or changed.
+    """
+    record = read_json(Path(folder) / COMPLETE, "completion record of a run")
+    found = hashes(folder)
+    for name in sorted(set(record["files"]) | set(found)):
+        if record["files"].get(name) != found.get(name):
+            raise UserError(
+                f"{folder}/{name}: not the file that training wrote; remove {folder} and train again"
+            )
+    return record
+
+
+def load_tuned_language_model(subject: dict):
+    """The language model alone of a run, a base or a reference, as it was trained.
+
+    Args:
+        subject: `{base, mode, checkpoint, precision}`; mode None and "frozen" mean the untuned
+            base. Adapters are merged, but for QLoRA, whose base stays in 4 bits.
+
+    Returns:
+        (model in eval mode, tokenizer)
+    """
+    base, mode, dtype = subject["base"], subject["mode"], DTYPES[subject["precision"]]
+    tokenizer = load_tokenizer(base)
+    if mode == "full":
+        tuned = {"model": str(Path(subject["checkpoint"]) / "llm"), "revision": None}
+        return load_language_model(tuned, dtype).eval(), tokenizer
+    model = load_language_model(base, dtype, four_bit=mode == "qlora")
+    if mode in ("lora", "qlora"):
+        adapted = PeftModel.from_pretrained(model, Path(subject["checkpoint"]) / "adapter")
+        model = adapted.merge_and_unload() if mode == "lora" else adapted.get_base_model()
+    return model.eval(), tokenizer
+
+
+def load_tuned(subject: dict, tower: dict):
+    """The whole multimodal model of a run or of an untuned base with its aligned projector.
+
+    Returns:
+        (model in eval mode, tokenizer)
+    """
+    language_model, tokenizer = load_tuned_language_model(subject)
+    dtype = DTYPES[subject["precision"]]
+    model = build(subject["base"], tower, tokenizer, dtype, language_model=language_model)
+    load_projector(model, subject["projector"])
+    return model.to(device()).eval(), tokenizer
+
+
+def device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")

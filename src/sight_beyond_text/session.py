@@ -1,0 +1,66 @@
+"""What every step shares at the terminal: its log, its threads, errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from sight_beyond_text.errors import UserError
+
+
+@contextlib.contextmanager
+def session(log: str | Path | None = None, threads: int | None = None) -> Iterator[None]:
+    """Runs a step; all it prints goes to `log`, and errors to the terminal as well.
+
+    Args:
+        log: gets standard output and error, those of libraries in C too; None leaves them.
+        threads: of numerical libraries.
+
+    Raises:
+        SystemExit: status 2 after a `UserError` (its message alone is shown), 1 after any other
+            error (its kind and where its traceback lies).
+    """
+    if threads:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+            os.environ[name] = str(threads)
+    terminal = _redirect(Path(log)) if log else None
+    try:
+        yield
+    except UserError as error:
+        _tell(f"{error}\n", terminal)
+        raise SystemExit(2) from None
+    except Exception as error:
+        traceback.print_exc()
+        where = f"; the traceback is in {log}" if log else ""
+        _tell(f"unexpected {type(error).__name__}: {_first_line(error)}{where}\n", terminal)
+        raise SystemExit(1) from None
+
+
+def _redirect(log: Path) -> int:
+    """Sends descriptors 1 and 2 to the log; returns the terminal's standard error."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    return terminal
+
+
+def _tell(text: str, terminal: int | None) -> None:
+    lines = "".join(f"error: {line}\n" for line in text.splitlines() if line.strip())
+    sys.stderr.write(lines)
+    sys.stderr.flush()
+    if terminal is not None:
+        os.write(terminal, lines.encode())
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else ""

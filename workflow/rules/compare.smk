@@ -1,0 +1,23 @@
+# All scores of the study as tidy tables, with paired effects.
+
+
+rule compare:
+    """Gathers the study's records and scores into figures/data/."""
+    input:
+        [training_record(spec) for spec in [*RUNS.values(), *ALIGNMENTS.values()]],
+        evaluation_tables(),
+    output:
+        tables(),
+        record=COMPARED,
+    log:
+        f"logs/studies/{STUDY.name}/compare.log",
+    benchmark:
+        f"logs/studies/{STUDY.name}/compare.benchmark.tsv"
+    params:
+        study=grid.compare_spec(STUDY),
+        tables=TABLES,
+    message:
+        "Compare {STUDY.name}"
+    shell:
+        "sight compare {params.study:q} --tables {params.tables:q}"
+        " --record {output.record:q} --log {log:q}"

@@ -1,0 +1,26 @@
+# Stage 2: instruction tuning, one job a run. Weights aren't declared: training owns checkpoint/.
+
+
+def alignment_of(run):
+    """The completion record of the alignment that a run starts from."""
+    return f"{os.path.dirname(RUNS[run]['projector'])}/train.json"
+
+
+rule tune:
+    """Trains one cell of the grid."""
+    input:
+        lambda wildcards: training_inputs(RUNS[wildcards.run]),
+        alignment=lambda wildcards: alignment_of(wildcards.run),
+    output:
+        "results/runs/{run}/train.json",
+    log:
+        "logs/runs/{run}/tune.log",
+    benchmark:
+        "logs/runs/{run}/tune.benchmark.tsv"
+    threads: 1
+    params:
+        run=lambda wildcards: RUNS[wildcards.run],
+    message:
+        "Tune {wildcards.run}"
+    shell:
+        "sight tune {params.run:q} --record {output:q} --threads {threads} --log {log:q}"
