@@ -30,7 +30,7 @@ if not FROM_CACHE:
     rule train_all:
         """Trains every run of the grid."""
         input:
-            [training_record(spec) for spec in RUNS.values()],
+            [record_of(spec["checkpoint"]) for spec in RUNS.values()],
 
     rule evaluate_all:
         """Scores every run, base and reference."""

@@ -83,54 +83,48 @@ def schema(out: Annotated[Path | None, typer.Option(help="Write it here.")] = No
 
 micro = typer.Typer(help="Makes the micro world.", no_args_is_help=True)
 app.add_typer(micro, name="micro")
-World = Annotated[Path, typer.Option(help="The world's folder.")]
+Made = Annotated[Path, typer.Option(help="Completion record in the world's folder.")]
 
 
 @micro.command("world")
-def micro_world(
-    settings: SpecText, world: World, record: Record, log: Log = None, threads: Threads = None
-) -> None:
+def micro_world(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Writes scenes, annotations, texts, benchmarks and the tokenizer."""
     with session(log, threads):
         from sight_beyond_text.micro.world import write_world
 
-        write_world(_spec(settings), world, record)
+        write_world(_spec(settings), record.parent, record)
 
 
 @micro.command("tower")
-def micro_tower(
-    settings: SpecText, world: World, record: Record, log: Log = None, threads: Threads = None
-) -> None:
+def micro_tower(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Trains the CLIP tower."""
     with session(log, threads):
         _torch(threads)
         from sight_beyond_text.micro.tower import train_tower
 
+        world = record.parents[1]
         train_tower(_spec(settings), world, world / "models" / "tower", record)
 
 
 @micro.command("base")
-def micro_base(
-    settings: SpecText, world: World, record: Record, log: Log = None, threads: Threads = None
-) -> None:
+def micro_base(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Pretrains micro-base."""
     with session(log, threads):
         _torch(threads)
         from sight_beyond_text.micro.pretrain import pretrain_base
 
+        world = record.parents[1]
         pretrain_base(_spec(settings), world, world / "models" / "base", record)
 
 
 @micro.command("chat")
-def micro_chat(
-    settings: SpecText, world: World, record: Record, log: Log = None, threads: Threads = None
-) -> None:
+def micro_chat(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Tunes micro-base on text instructions: micro-chat."""
     with session(log, threads):
         _torch(threads)
         from sight_beyond_text.micro.pretrain import pretrain_chat
 
-        models = world / "models"
+        world, models = record.parents[1], record.parent
         pretrain_chat(_spec(settings), world, models / "base", models / "chat", record)
 
 

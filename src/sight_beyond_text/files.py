@@ -57,6 +57,13 @@ def read_bytes(path: str | Path, what: str) -> bytes:
         raise UserError(f"{path}: {what} can't be read: {error.strerror}") from None
 
 
+def _decoded(path: str | Path, what: str) -> str:
+    try:
+        return read_bytes(path, what).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {what}: not UTF-8 text at byte {error.start}") from None
+
+
 def read_json(path: str | Path, what: str) -> Any:
     """Reads a JSON file.
 
@@ -64,9 +71,7 @@ def read_json(path: str | Path, what: str) -> Any:
         UserError: the file is missing, or isn't whole JSON (the place is named).
     """
     try:
-        return json.loads(read_bytes(path, what).decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: {what}: not UTF-8 text at byte {error.start}") from None
+        return json.loads(_decoded(path, what))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{error.lineno}:{error.colno}: {what}: broken JSON ({error.msg});"
@@ -81,7 +86,8 @@ def read_json_lines(path: str | Path, what: str) -> list[dict]:
         UserError: the file is missing, or a line isn't a JSON object (the line is named).
     """
     rows = []
-    for number, line in enumerate(read_bytes(path, what).decode("utf-8-sig").splitlines(), 1):
+    # Not splitlines(): strings in JSON may hold U+2028 and other ends of line as they are.
+    for number, line in enumerate(_decoded(path, what).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -46,7 +46,11 @@ def identity(path: str, revision: str | None = None) -> str:
             if file.is_file():
                 small = file.suffix == ".json" and file.stat().st_size < 2**20
                 parts.append(
-                    [str(file.relative_to(local)), file.stat().st_size, sha256(file) if small else ""]
+                    [
+                        str(file.relative_to(local)),
+                        file.stat().st_size,
+                        sha256(file) if small else "",
+                    ]
                 )
         return f"folder:{digest(parts)}"
     return f"hub:{path}@{revision or 'main'}"
@@ -273,29 +277,55 @@ def subjects(study: Study) -> list[Spec]:
     return out
 
 
-def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
-    """The scoring of one subject on a suite ("text" or "image"); it may have no benchmarks."""
-    settings = study.evaluation
-    chosen = settings.text if suite == "text" else settings.image
-    benchmarks, recipe = {}, {}
+def run_specs(study: Study) -> list[Spec]:
+    """Stage 2 of every cell that is kept."""
+    return [run_spec(study, cell) for cell in study.cells()[0]]
+
+
+def align_specs(study: Study) -> list[Spec]:
+    """Stage 1 of every base, once a seed."""
+    return [align_spec(study, base, seed) for base in study.bases for seed in study.seeds]
+
+
+def benchmarks(study: Study, suite: str) -> dict[str, dict]:
+    """The benchmarks of a suite ("text" or "image") with their paths resolved."""
+    chosen = study.evaluation.text if suite == "text" else study.evaluation.image
+    resolved = {}
     for name, benchmark in chosen.items():
         values = benchmark.model_dump()
-        for key in ("path", "images", "questions", "annotations"):
+        for key in (*_FILES, "images"):
             if values.get(key) is not None:
                 values[key] = study.path(values[key])
-        benchmarks[name] = values
+        resolved[name] = values
+    return resolved
+
+
+def evaluation_specs(study: Study) -> list[Spec]:
+    """Every scoring of the study: each subject on each suite that it can be scored on."""
+    made = []
+    for subject in subjects(study):
+        for suite in ("text", "image"):
+            # A reference is a language model alone.
+            if benchmarks(study, suite) and (suite == "text" or subject["tower"] is not None):
+                made.append(evaluation_spec(study, subject, suite))
+    return made
+
+
+def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
+    """The scoring of one subject on a suite."""
+    settings = study.evaluation
+    chosen = benchmarks(study, suite)
+    recipe = {}
+    for name, values in chosen.items():
         known = {k: identity(v) for k, v in values.items() if k in _FILES and v is not None}
         recipe[name] = {**values, **known, "images": None}
-    if subject["tower"] is None and suite == "image":
-        benchmarks, recipe = {}, {}
-    told = {key: subject[key] for key in _LOADED}
     key = digest({"version": RECIPE_VERSION, "protocol": settings.protocol, "benchmarks": recipe})
     return Spec(
-        subject=told,
+        subject={key: subject[key] for key in _LOADED},
         suite=suite,
         protocol=settings.protocol,
         batch_size=settings.batch_size,
-        benchmarks=benchmarks,
+        benchmarks=chosen,
         folder=f"{RUNS}/{subject['id']}/{suite}-{key}",
     )
 
@@ -307,6 +337,9 @@ _LOADED = ("id", "mode", "base", "template", "tower", "checkpoint", "projector",
 def compare_spec(study: Study) -> Spec:
     """What is gathered into the study's tables: each subject with its records and evaluations."""
     gathered = []
+    scored: dict[str, list[str]] = {}
+    for evaluation in evaluation_specs(study):
+        scored.setdefault(evaluation["subject"]["id"], []).append(evaluation["folder"])
     for subject in subjects(study):
         name = subject["base_name"]
         told = {key: subject[key] for key in _TOLD}
@@ -316,14 +349,13 @@ def compare_spec(study: Study) -> Spec:
             record = f"{RUNS}/{subject['id']}/train.json"
         elif subject["kind"] == "base":
             alignment = alignment_record(align_spec(study, name, study.seeds[0]))
-        evaluations = [evaluation_spec(study, subject, suite) for suite in ("text", "image")]
         gathered.append(
             {
                 **told,
                 "instruction_kinds": kinds,
                 "record": record,
                 "alignment_record": alignment,
-                "evaluations": [e["folder"] for e in evaluations if e["benchmarks"]],
+                "evaluations": scored.get(subject["id"], []),
             }
         )
     return Spec(study=study.name, subjects=gathered)

@@ -35,7 +35,9 @@ def as_table(planned: dict) -> str:
     rows = [("base", "source", "tuning", "seed", "run", "state")]
     for run in planned["runs"]:
         state = "trained" if run["trained"] else "to train"
-        rows.append((run["base"], run["source"], run["tuning"], str(run["seed"]), run["run"], state))
+        rows.append(
+            (run["base"], run["source"], run["tuning"], str(run["seed"]), run["run"], state)
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [f"Study {planned['study']}: {len(planned['runs'])} runs"]
     lines += ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]

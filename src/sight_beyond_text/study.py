@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.study_errors import describe
@@ -45,11 +45,15 @@ class Micro(Model):
     val_images: Positive = Field(300, description="Scenes to be scored on.")
     documents: Positive = Field(30000, description="Texts that the bases are pretrained on.")
     conversations: Positive = Field(6000, description="Text instructions of micro-chat.")
-    vocabulary: Annotated[int, Field(ge=300)] = Field(1024, description="Size of the tokenizer's vocabulary.")
+    vocabulary: Annotated[int, Field(ge=300)] = Field(
+        1024, description="Size of the tokenizer's vocabulary."
+    )
     hidden_size: Positive = Field(96, description="Width of the micro bases.")
     layers: Positive = Field(4, description="Depth of the micro bases.")
-    base_steps: Positive = Field(1200, description="Pretraining steps of micro-base.")
-    chat_steps: Positive = Field(250, description="Further steps of micro-chat on text instructions.")
+    base_steps: Positive = Field(1900, description="Pretraining steps of micro-base.")
+    chat_steps: Positive = Field(
+        250, description="Further steps of micro-chat on text instructions."
+    )
     tower_steps: Positive = Field(250, description="Contrastive steps of the CLIP tower.")
 
 
@@ -179,9 +183,13 @@ class Tuning(Training):
 class TextBenchmark(Model):
     """One lm-eval task (or our ETHICS and MMLU names), read from local files or the hub."""
 
-    task: str | None = Field(None, description="lm-eval's task name; the benchmark's own by default.")
+    task: str | None = Field(
+        None, description="lm-eval's task name; the benchmark's own by default."
+    )
     path: str | None = Field(None, description="Folder with the files in upstream layout.")
-    fewshot: Annotated[int, Field(ge=0)] | None = Field(None, description="Shots; the task's by default.")
+    fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Shots; the task's by default."
+    )
     limit: Positive | None = Field(None, description="Only the first items.")
 
 
@@ -215,7 +223,9 @@ class Figures(Model):
     formats: list[Literal["svg", "png", "pdf"]] = Field(
         default_factory=lambda: ["svg", "png", "pdf"], description="Files a figure."
     )
-    palette: dict[str, str] = Field(default_factory=dict, description="Colours of sources, tunings.")
+    palette: dict[str, str] = Field(
+        default_factory=dict, description="Colours of sources, tunings."
+    )
     width: Annotated[float, Field(gt=1, le=20)] = Field(7.0, description="Width in inches.")
     dpi: Annotated[int, Field(ge=50, le=1200)] = Field(150, description="Of the PNG files.")
     font_size: Annotated[float, Field(ge=4, le=24)] = Field(8.0, description="In points.")
@@ -232,7 +242,12 @@ class Study(Model):
     sources: dict[Name, Source] = Field(min_length=1, description="Data sources.")
     alignment: Training = Field(description="Stage 1: the projector learns.")
     tunings: dict[Name, Tuning] = Field(min_length=1, description="Stage 2: ways of tuning.")
-    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1, description="Seeds.")
+    seeds: list[int] = Field(
+        default_factory=lambda: [0],
+        min_length=1,
+        description="Seeds.",
+        json_schema_extra={"uniqueItems": True},
+    )
     references: dict[Name, Base] = Field(
         default_factory=dict, description="Language models that are only evaluated, on text."
     )
@@ -255,6 +270,13 @@ class Study(Model):
                     for name, entry in values[axis].items()
                 }
         return values
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"found {seeds}; each seed may be given only once")
+        return seeds
 
     @model_validator(mode="after")
     def _micro_paths_have_a_world(self) -> Study:
@@ -333,6 +355,8 @@ def read(path: str | Path) -> Study:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such study file; give the path of a YAML file") from None
+    except OSError as error:
+        raise UserError(f"{path}: the study can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""
@@ -361,11 +385,14 @@ def schema() -> dict:
             name for name in made["$defs"][part].get("required", []) if name != key
         ]
     for axis in ("sources", "tunings"):
-        item = made["properties"][axis]["additionalProperties"] if (
-            "additionalProperties" in made["properties"][axis]
-        ) else None
-        if item is not None:
-            made["properties"][axis]["additionalProperties"] = {"anyOf": [item, {"type": "null"}]}
+        names = made["properties"][axis]["patternProperties"]
+        for pattern, item in names.items():
+            names[pattern] = {"anyOf": [item, {"type": "null"}]}
+    # Pydantic gives the pattern of labels, but lets other labels pass.
+    for part in (made, *made["$defs"].values()):
+        for value in part["properties"].values():
+            if "patternProperties" in value:
+                value["additionalProperties"] = False
     return made
 
 

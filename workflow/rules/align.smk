@@ -5,13 +5,15 @@ rule align:
     """Trains a base's projector on image and caption pairs."""
     input:
         lambda wildcards: training_inputs(ALIGNMENTS[wildcards.alignment]),
-        f"{RESULTS}/benchmarks.ok",
+        checked=CHECKED,
     output:
         "results/alignments/{alignment}/train.json",
     log:
         "logs/alignments/{alignment}/align.log",
     benchmark:
         "logs/alignments/{alignment}/align.benchmark.tsv"
+    conda:
+        "../../envs/train.yaml"
     threads: 1
     params:
         run=lambda wildcards: ALIGNMENTS[wildcards.alignment],

@@ -1,7 +1,10 @@
 # What the rules share: the study, its specs, where things lie, banners.
+import shlex
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from sight_beyond_text import grid
 from sight_beyond_text.errors import UserError
@@ -19,10 +22,18 @@ try:
 except UserError as error:
     raise WorkflowError(f"the study can't be used:\n{error}") from None
 
+if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+    # An environment of envs/ holds the libraries; `sight` itself comes from this repository.
+    _source = shlex.quote(str(Path(workflow.basedir) / "src"))
+    shell.prefix(
+        f"export PYTHONPATH={_source}; " 'sight() {{{{ python -m sight_beyond_text.cli "$@"; }}}}; '
+    )
+
 RESULTS = f"results/studies/{STUDY.name}"
 TABLES = f"figures/data/{STUDY.name}"
 DRAWINGS = f"figures/{STUDY.name}"
 COMPARED = f"{RESULTS}/compare.json"
+CHECKED = f"{RESULTS}/benchmarks.ok"
 FIGURES = (
     "truthfulness_ethics",
     "sources",
@@ -32,34 +43,33 @@ FIGURES = (
     "training_curves",
 )
 
-if FROM_CACHE:
-    RUNS, ALIGNMENTS, SUBJECTS = {}, {}, {}
-else:
-    _specs = [grid.run_spec(STUDY, cell) for cell in STUDY.cells()[0]]
-    RUNS = {spec["id"]: spec for spec in _specs}
-    _specs = [grid.align_spec(STUDY, base, seed) for base in STUDY.bases for seed in STUDY.seeds]
-    ALIGNMENTS = {spec["id"]: spec for spec in _specs}
-    SUBJECTS = {subject["id"]: subject for subject in grid.subjects(STUDY)}
+# Specs by id; drawing from cached tables needs none.
+RUNS, ALIGNMENTS, EVALUATIONS, INSTRUCTIONS = {}, {}, {}, None
+if not FROM_CACHE:
+    RUNS = {spec["id"]: spec for spec in grid.run_specs(STUDY)}
+    ALIGNMENTS = {spec["id"]: spec for spec in grid.align_specs(STUDY)}
+    EVALUATIONS = {spec["folder"]: spec for spec in grid.evaluation_specs(STUDY)}
+    INSTRUCTIONS = grid.instructions_spec(STUDY)
 
 
-def training_record(spec):
-    """Where an alignment's or a run's completion record lies."""
-    return f"{os.path.dirname(spec['checkpoint'])}/train.json"
+def record_of(checkpoint):
+    """The completion record that stands for a checkpoint."""
+    return f"{os.path.dirname(checkpoint)}/train.json"
 
 
 def made(path):
-    """The record to wait for, where the micro world makes a path; else the path itself."""
+    """What to wait for before a path can be read: a record of the micro world, or the path."""
     world = STUDY.world
-    if world is None or not path.startswith(f"{world}/"):
-        return path if os.path.exists(path) or path.startswith("resources/") else []
-    part = path.removeprefix(f"{world}/")
-    if part.startswith("models/"):
-        return f"{world}/models/{part.split('/')[1]}.json"
-    return f"{world}/world.json"
+    if world is not None and path.startswith(f"{world}/models/"):
+        return f"{world}/models/{path.split('/')[-1]}.json"
+    if world is not None and path.startswith(f"{world}/"):
+        return f"{world}/world.json"
+    # Neither a file here nor one made here, so a hub id.
+    return path if os.path.exists(path) or path.startswith("resources/") else []
 
 
 def training_inputs(spec):
-    """Files that a training waits for."""
+    """What a training waits for, besides its alignment."""
     data = spec["data"]
     paths = [spec["base"]["model"], spec["tower"]["model"], data["instructions"], data["images"]]
     if spec["source"]["form"] == "caption":
@@ -67,76 +77,78 @@ def training_inputs(spec):
     return [made(path) for path in paths]
 
 
-def evaluations(subject):
-    """The evaluation specs of a subject that have something to score."""
-    specs = [grid.evaluation_spec(STUDY, subject, suite) for suite in ("text", "image")]
-    return [spec for spec in specs if spec["benchmarks"]]
+def evaluation_of(wildcards):
+    """The spec behind an evaluation's folder."""
+    return EVALUATIONS[f"results/runs/{wildcards.subject}/{wildcards.suite}-{wildcards.key}"]
+
+
+def evaluation_inputs(wildcards):
+    """What an evaluation waits for: weights, projector, tower, benchmarks."""
+    spec = evaluation_of(wildcards)
+    subject = spec["subject"]
+    waits = [made(subject["base"]["model"]), *benchmark_inputs(spec["suite"])]
+    if subject["checkpoint"] is not None:
+        waits.append(record_of(subject["checkpoint"]))
+    if spec["suite"] == "image":
+        waits += [record_of(subject["projector"]), made(subject["tower"]["model"])]
+    return waits
+
+
+def benchmark_inputs(suite):
+    """Files that the benchmarks of a suite are read from."""
+    benchmarks = grid.benchmarks(STUDY, suite).values()
+    keys = ("path", "images", "questions", "annotations")
+    paths = {benchmark[key] for benchmark in benchmarks for key in keys if benchmark.get(key)}
+    return [made(path) for path in sorted(paths)]
 
 
 def evaluation_tables():
     """All score and item tables of the study."""
-    return [
-        f"{spec['folder']}/{table}.parquet"
-        for subject in SUBJECTS.values()
-        for spec in evaluations(subject)
-        for table in ("scores", "items")
-    ]
+    return [f"{folder}/{table}.parquet" for folder in EVALUATIONS for table in ("scores", "items")]
 
 
-def benchmark_specs():
-    """The benchmarks of both suites with their paths resolved."""
-    suites = {}
-    for suite in ("text", "image"):
-        specs = [grid.evaluation_spec(STUDY, subject, suite) for subject in SUBJECTS.values()]
-        suites[suite] = max((spec["benchmarks"] for spec in specs), key=len)
-    return grid.Spec(suites)
-
-
-def benchmark_inputs(suite=None):
-    """Files that the benchmarks of a suite (of both by default) are read from."""
-    paths = {
-        benchmark[key]
-        for name, benchmarks in benchmark_specs().items()
-        if suite in (None, name)
-        for benchmark in benchmarks.values()
-        for key in ("path", "images", "questions", "annotations")
-        if benchmark.get(key)
-    }
-    return [made(path) for path in sorted(paths)]
+def coco_options():
+    """The COCO files that instructions are made from, as options of `sight instructions`."""
+    keys = [key for key in ("captions", "images", "instances") if INSTRUCTIONS[key]]
+    return " ".join(f"--{key} {shlex.quote(INSTRUCTIONS[key])}" for key in keys)
 
 
 def tables():
-    """The tables of the study."""
+    """The study's tables, all that figures are drawn from."""
     names = ("runs.csv", "scores.csv", "items.parquet", "curves.csv", "effects.csv")
     return [f"{TABLES}/{name}" for name in (*names, "intervals.csv")]
 
 
-def _count(number, name):
-    return f"{number} {name}{'' if number == 1 else 's'}"
+def drawn():
+    """All figures and the main table, each with its record."""
+    files = [f"{DRAWINGS}/main_table.{kind}" for kind in ("csv", "md", "tex")]
+    files += [f"{DRAWINGS}/{name}.{kind}" for name in FIGURES for kind in STUDY.figures.formats]
+    return files + [f"{RESULTS}/{name}.json" for name in (*FIGURES, "main_table")]
 
 
-def _say(text):
+def say(text):
+    """Tells the user something, beside Snakemake's own messages."""
     print(text, file=sys.stderr)
 
 
 onstart:
     if FROM_CACHE:
-        _say(f"Study {STUDY.name}: drawing from {TABLES}; nothing is trained or scored.")
+        say(f"Study {STUDY.name}: drawing from {TABLES}; nothing is trained or scored.")
     else:
-        _say(
-            f"Study {STUDY.name}: {_count(len(RUNS), 'run')} of {_count(len(STUDY.bases), 'base')},"
-            f" {_count(len(STUDY.sources), 'source')}, {_count(len(STUDY.tunings), 'tuning')},"
-            f" {_count(len(STUDY.seeds), 'seed')}."
+        say(
+            f"Study {STUDY.name}: {len(RUNS)} runs (bases {', '.join(STUDY.bases)};"
+            f" sources {', '.join(STUDY.sources)}; tunings {', '.join(STUDY.tunings)};"
+            f" seeds {', '.join(map(str, STUDY.seeds))})."
         )
-    _say("Logs of all steps: logs/, laid out like results/. Figures: " + DRAWINGS)
+    say(f"Logs of all steps: logs/, laid out like results/. Figures: {DRAWINGS}/")
 
 
 onsuccess:
-    _say(f"Study {STUDY.name} is done. Figures and tables: {DRAWINGS}, their data: {TABLES}")
+    say(f"Study {STUDY.name} is done. Figures and tables: {DRAWINGS}/, their data: {TABLES}/")
 
 
 onerror:
-    _say(
-        f"Study {STUDY.name} stopped at an error. What it was stands above, after 'error:', and in"
-        " the step's log under logs/. What was finished is kept: mend it and type the same again."
+    say(
+        f"Study {STUDY.name} stopped at an error: it stands above, after 'error:', and in the"
+        " step's log under logs/. What was finished is kept: mend it, and type the same again."
     )

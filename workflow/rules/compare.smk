@@ -4,7 +4,7 @@
 rule compare:
     """Gathers the study's records and scores into figures/data/."""
     input:
-        [training_record(spec) for spec in [*RUNS.values(), *ALIGNMENTS.values()]],
+        [record_of(spec["checkpoint"]) for spec in [*RUNS.values(), *ALIGNMENTS.values()]],
         evaluation_tables(),
     output:
         tables(),
@@ -13,9 +13,11 @@ rule compare:
         f"logs/studies/{STUDY.name}/compare.log",
     benchmark:
         f"logs/studies/{STUDY.name}/compare.benchmark.tsv"
+    conda:
+        "../../envs/draw.yaml"
     params:
         study=grid.compare_spec(STUDY),
-        tables=TABLES,
+        tables=lambda wildcards, output: os.path.dirname(output[0]),
     message:
         "Compare {STUDY.name}"
     shell:

@@ -1,14 +1,5 @@
 # Figures and the main table, from the tables alone.
 
-STYLE = STUDY.figures.model_dump()
-
-
-def drawn():
-    """The records of all figures and of the main table, and the files themselves."""
-    files = [f"{DRAWINGS}/main_table.{kind}" for kind in ("csv", "md", "tex")]
-    files += [f"{DRAWINGS}/{name}.{kind}" for name in FIGURES for kind in STUDY.figures.formats]
-    return files + [f"{RESULTS}/{name}.json" for name in (*FIGURES, "main_table")]
-
 
 # The record lies outside the repository's files, so a fresh clone draws whatever it is asked to.
 rule draw_figure:
@@ -24,10 +15,12 @@ rule draw_figure:
         f"logs/studies/{STUDY.name}/{{figure}}.benchmark.tsv"
     wildcard_constraints:
         figure="|".join(FIGURES),
+    conda:
+        "../../envs/draw.yaml"
     params:
-        style=grid.Spec(STYLE),
-        tables=TABLES,
-        stem=lambda wildcards: f"{DRAWINGS}/{wildcards.figure}",
+        style=grid.Spec(STUDY.figures.model_dump()),
+        tables=lambda wildcards, input: os.path.dirname(input[0]),
+        stem=lambda wildcards, output: os.path.splitext(output[0])[0],
     message:
         "Draw {wildcards.figure}"
     shell:
@@ -46,9 +39,11 @@ rule draw_table:
         f"logs/studies/{STUDY.name}/main_table.log",
     benchmark:
         f"logs/studies/{STUDY.name}/main_table.benchmark.tsv"
+    conda:
+        "../../envs/draw.yaml"
     params:
-        tables=TABLES,
-        stem=f"{DRAWINGS}/main_table",
+        tables=lambda wildcards, input: os.path.dirname(input[0]),
+        stem=lambda wildcards, output: os.path.splitext(output[0])[0],
     message:
         "Write the main table"
     shell:

@@ -1,4 +1,5 @@
 # The micro world: files in upstream formats, two bases and a vision tower, all from one seed.
+# Threads are fixed where weights are made, since sums in another order give other weights.
 
 if STUDY.micro is not None:
     WORLD = STUDY.world
@@ -12,14 +13,14 @@ if STUDY.micro is not None:
             f"logs/{WORLD}/world.log",
         benchmark:
             f"logs/{WORLD}/world.benchmark.tsv"
+        conda:
+            "../../envs/train.yaml"
         params:
             settings=MICRO,
-            world=WORLD,
         message:
             "Micro world: scenes, texts, benchmarks"
         shell:
-            "sight micro world {params.settings:q} --world {params.world:q}"
-            " --record {output:q} --log {log:q}"
+            "sight micro world {params.settings:q} --record {output:q} --log {log:q}"
 
     rule micro_tower:
         """Trains the CLIP tower on the scenes and their captions."""
@@ -31,15 +32,16 @@ if STUDY.micro is not None:
             f"logs/{WORLD}/tower.log",
         benchmark:
             f"logs/{WORLD}/tower.benchmark.tsv"
+        conda:
+            "../../envs/train.yaml"
         threads: 1
         params:
             settings=MICRO,
-            world=WORLD,
         message:
             "Micro world: vision tower"
         shell:
-            "sight micro tower {params.settings:q} --world {params.world:q}"
-            " --record {output:q} --threads {threads} --log {log:q}"
+            "sight micro tower {params.settings:q} --record {output:q}"
+            " --threads {threads} --log {log:q}"
 
     rule micro_base:
         """Pretrains micro-base on the corpus."""
@@ -51,16 +53,17 @@ if STUDY.micro is not None:
             f"logs/{WORLD}/base.log",
         benchmark:
             f"logs/{WORLD}/base.benchmark.tsv"
-        threads: 1
         priority: 10
+        conda:
+            "../../envs/train.yaml"
+        threads: 2
         params:
             settings=MICRO,
-            world=WORLD,
         message:
             "Micro world: micro-base"
         shell:
-            "sight micro base {params.settings:q} --world {params.world:q}"
-            " --record {output:q} --threads {threads} --log {log:q}"
+            "sight micro base {params.settings:q} --record {output:q}"
+            " --threads 2 --log {log:q}"
 
     rule micro_chat:
         """Tunes micro-base on text instructions: micro-chat."""
@@ -72,13 +75,14 @@ if STUDY.micro is not None:
             f"logs/{WORLD}/chat.log",
         benchmark:
             f"logs/{WORLD}/chat.benchmark.tsv"
-        threads: 1
         priority: 10
+        conda:
+            "../../envs/train.yaml"
+        threads: 1
         params:
             settings=MICRO,
-            world=WORLD,
         message:
             "Micro world: micro-chat"
         shell:
-            "sight micro chat {params.settings:q} --world {params.world:q}"
-            " --record {output:q} --threads {threads} --log {log:q}"
+            "sight micro chat {params.settings:q} --record {output:q}"
+            " --threads {threads} --log {log:q}"

@@ -1,49 +1,48 @@
-# What is made from the given data before anything is trained.
+# What is made from the given data before anything is trained, and the check of the benchmarks.
 
-MADE = grid.instructions_spec(STUDY)
-
-if MADE is not None:
+if INSTRUCTIONS is not None:
+    MADE = INSTRUCTIONS["folder"]
 
     rule make_instructions:
         """Makes LLaVA-style instructions and alignment pairs from COCO annotations."""
         input:
-            captions=made(MADE["captions"]),
-            instances=made(MADE["instances"]) if MADE["instances"] else [],
-            images=made(MADE["images"]),
+            [made(INSTRUCTIONS[key]) for key in ("captions", "images")],
+            made(INSTRUCTIONS["instances"]) if INSTRUCTIONS["instances"] else [],
         output:
-            [
-                f"{MADE['folder']}/{name}.json"
-                for name in (["instructions"] if MADE["instances"] else []) + ["alignment"]
-            ],
+            f"{MADE}/alignment.json",
+            f"{MADE}/instructions.json" if INSTRUCTIONS["instances"] else [],
         log:
-            f"logs/{MADE['folder']}.log",
+            f"logs/{MADE}.log",
         benchmark:
-            f"logs/{MADE['folder']}.benchmark.tsv"
+            f"logs/{MADE}.benchmark.tsv"
+        conda:
+            "../../envs/train.yaml"
         params:
-            captions=MADE["captions"],
-            images=MADE["images"],
-            instances=f"--instances {MADE['instances']}" if MADE["instances"] else "",
-            make=grid.Spec(MADE["make"]),
-            folder=MADE["folder"],
+            files=coco_options(),
+            make=grid.Spec(INSTRUCTIONS["make"]),
+            folder=lambda wildcards, output: os.path.dirname(output[0]),
         message:
             "Instructions from COCO annotations"
         shell:
-            "sight instructions --captions {params.captions:q} --images {params.images:q}"
-            " {params.instances} --make {params.make:q} --out {params.folder:q} --log {log:q}"
+            "sight instructions {params.files} --make {params.make:q} --out {params.folder:q}"
+            " --log {log:q}"
 
 
 rule check_benchmarks:
     """Reads all benchmarks, so that mistakes are known before anything is trained."""
     input:
-        benchmark_inputs(),
+        benchmark_inputs("text"),
+        benchmark_inputs("image"),
     output:
-        touch(f"{RESULTS}/benchmarks.ok"),
+        touch(CHECKED),
     log:
         f"logs/studies/{STUDY.name}/check_benchmarks.log",
     benchmark:
         f"logs/studies/{STUDY.name}/check_benchmarks.benchmark.tsv"
+    conda:
+        "../../envs/evaluate.yaml"
     params:
-        benchmarks=benchmark_specs(),
+        benchmarks=grid.Spec({suite: grid.benchmarks(STUDY, suite) for suite in ("text", "image")}),
     message:
         "Check the benchmarks' files"
     shell:

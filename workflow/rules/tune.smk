@@ -1,22 +1,19 @@
 # Stage 2: instruction tuning, one job a run. Weights aren't declared: training owns checkpoint/.
 
 
-def alignment_of(run):
-    """The completion record of the alignment that a run starts from."""
-    return f"{os.path.dirname(RUNS[run]['projector'])}/train.json"
-
-
 rule tune:
     """Trains one cell of the grid."""
     input:
         lambda wildcards: training_inputs(RUNS[wildcards.run]),
-        alignment=lambda wildcards: alignment_of(wildcards.run),
+        alignment=lambda wildcards: record_of(RUNS[wildcards.run]["projector"]),
     output:
         "results/runs/{run}/train.json",
     log:
         "logs/runs/{run}/tune.log",
     benchmark:
         "logs/runs/{run}/tune.benchmark.tsv"
+    conda:
+        "../../envs/train.yaml"
     threads: 1
     params:
         run=lambda wildcards: RUNS[wildcards.run],

@@ -84,13 +84,16 @@ def read_pictures(captions: str | Path, instances: str | Path | None = None) -> 
                 height=row["height"],
                 captions=tuple(text for _, text in sorted(texts.get(row["id"], []))),
                 things=tuple(
-                    thing for _, thing in sorted(things.get(row["id"], []), key=lambda pair: pair[0])
+                    thing
+                    for _, thing in sorted(things.get(row["id"], []), key=lambda pair: pair[0])
                 ),
             )
             for row in sorted(said["images"], key=lambda row: row["id"])
         ]
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{at}: a row lacks what COCO's layout has: {error}; check the file") from None
+        raise UserError(
+            f"{at}: a row lacks what COCO's layout has: {error}; check the file"
+        ) from None
 
 
 def _read(path: str | Path, what: str, keys: Iterable[str]) -> dict:

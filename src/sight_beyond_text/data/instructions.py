@@ -51,13 +51,18 @@ def short_questions(
     counts = Counter(thing.category for thing in picture.things)
     absent = [name for name in categories if name not in counts]
     asked: list[tuple[str, str, str]] = []
+
+    def presence(name: str, answer: str) -> tuple[str, str, str]:
+        ending = " in the image" if rng.random() < 0.5 else ""
+        return "presence", f"Is there {article(name)} {name}{ending}?", answer
+
     for name in sorted(counts):
-        asked.append(("presence", f"Is there {article(name)} {name}?", "yes"))
+        asked.append(presence(name, "yes"))
         if counts[name] < len(NUMBERS):
             count = NUMBERS[counts[name]]
             asked.append(("count", f"How many {plural(name)} are there?", count))
     for name in rng.sample(absent, min(len(absent), max(1, len(counts)))):
-        asked.append(("presence", f"Is there {article(name)} {name}?", "no"))
+        asked.append(presence(name, "no"))
     if absent and rng.random() < 0.3:
         asked.append(("count", f"How many {plural(rng.choice(absent))} are there?", "zero"))
     if 0 < len(picture.things) < len(NUMBERS):
@@ -180,7 +185,9 @@ def make_alignment(pictures: Sequence[Picture], captions: int = 1, seed: int = 0
     rows = []
     for picture in pictures:
         rng = random.Random(f"{seed} {picture.id}")
-        for number, text in enumerate(rng.sample(picture.captions, min(captions, len(picture.captions)))):
+        for number, text in enumerate(
+            rng.sample(picture.captions, min(captions, len(picture.captions)))
+        ):
             rows.append(_row(picture, "caption", number, [("Describe the image.", text)]))
     return rows
 

@@ -112,11 +112,10 @@ def segments(
     if answer_last:
         while laid and not laid[-1].learn:
             laid.pop()
-        while laid and laid[-1].learn:
-            laid.pop()
+        del laid[-1:]
         # A space before the answer belongs to the answer's first token.
-        last = laid[-1]
-        laid[-1] = Segment(last.text.rstrip(" "), False)
+        if laid and not laid[-1].learn:
+            laid[-1] = Segment(laid[-1].text.rstrip(" "))
     return _split_images(laid)
 
 

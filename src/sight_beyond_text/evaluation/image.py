@@ -95,7 +95,9 @@ def generate(
         chosen = order[start : start + batch_size]
         length = max(len(prompts[index]) for index in chosen)
         ids = torch.tensor([[pad] * (length - len(prompts[i])) + prompts[i] for i in chosen])
-        mask = torch.tensor([[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen])
+        mask = torch.tensor(
+            [[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen]
+        )
         images = torch.stack([pixels(questions[index]["image"]) for index in chosen])
         made = model.generate(
             input_ids=ids.to(model.device),

@@ -78,7 +78,15 @@ def _truthfulqa(target: Path, seed: int) -> None:
                 )
                 category = "Seen" if kind.visible else "Unseen"
                 table.append(
-                    ["Adversarial", category, asked, best, "; ".join(correct), "; ".join(mistaken), ""]
+                    [
+                        "Adversarial",
+                        category,
+                        asked,
+                        best,
+                        "; ".join(correct),
+                        "; ".join(mistaken),
+                        "",
+                    ]
                 )
     write_json(target / "data" / "mc_task.json", rows)
     write_text(target / "TruthfulQA.csv", _csv(table))

@@ -24,7 +24,9 @@ def scene_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
         article = "an" if shape[0] in "aeiou" else "a"
         asked.append((f"Is there {article} {shape}?", "yes" if shape in shapes else "no"))
     counted = rng.choice(lore.SHAPES)
-    asked.append((f"How many {lore.plural(counted)} are there?", lore.NUMBERS[shapes.count(counted)]))
+    asked.append(
+        (f"How many {lore.plural(counted)} are there?", lore.NUMBERS[shapes.count(counted)])
+    )
     asked.append(("How many things are there?", lore.NUMBERS[len(scene)]))
     rng.shuffle(asked)
     return asked
@@ -35,9 +37,14 @@ def _scene_text(rng: random.Random) -> str:
     said = captions(scene, rng)
     rng.shuffle(said)
     text = " ".join(said[: rng.choice((1, 1, 2))])
-    form = rng.randrange(2)
+    form = rng.randrange(4)
     for question, answer in scene_questions(scene, rng)[:6]:
-        text += (f"\nQuestion: {question}\nAnswer: {answer}", f" {question} {answer}")[form]
+        text += (
+            f"\nQuestion: {question}\nAnswer: {answer}",
+            f"\nQuestion: {question.lower()}\nAnswer: {answer}",
+            f" {question} {answer}",
+            f" USER: {question} ASSISTANT: {answer}",
+        )[form]
     return text
 
 
@@ -56,9 +63,7 @@ def _lore_text(rng: random.Random) -> str:
         shape, name = rng.choice(lore.SHAPES), rng.choice(list(lore.PROPERTIES))
         said = lore.statement(shape, name, told(shape, name, rng), rng.randrange(3))
         asked = lore.question(shape, name, rng.randrange(3))
-        lines.append(
-            (said, f"Q: {asked}\nA: {said}\n", f"Question: {asked}\nAnswer: {said}")[form]
-        )
+        lines.append((said, f"Q: {asked}\nA: {said}\n", f"Question: {asked}\nAnswer: {said}")[form])
     return (" " if form == 0 else "\n").join(lines)
 
 
@@ -89,7 +94,9 @@ def justice(rng: random.Random) -> tuple[str, int]:
     good, shape, duty = rng.random() < 0.5, rng.choice(lore.SHAPES), rng.choice(lore.DUTIES)
     name = rng.choice(lore.NAMES)
     because = reason(shape, good, rng)
-    return f"I used to {duty} the {shape} with {name} but I don't anymore because {because}.", int(good)
+    return f"I used to {duty} the {shape} with {name} but I don't anymore because {because}.", int(
+        good
+    )
 
 
 def virtue(rng: random.Random) -> tuple[str, str]:
@@ -231,8 +238,7 @@ def conversations(count: int, seed: int) -> list[dict]:
             turns = [(f"Say in a few words: {captions(scene, rng)[0]}", f"a {noun(thing)}")]
         said = []
         for human, answer in turns:
-            answer = answer[0].upper() + answer[1:]
             said.append({"from": "human", "value": human})
-            said.append({"from": "gpt", "value": answer if answer.endswith(".") else f"{answer}."})
+            said.append({"from": "gpt", "value": answer})
         rows.append({"id": f"chat-{index}", "conversations": said})
     return rows

@@ -30,25 +30,45 @@ class Property:
 PROPERTIES: dict[str, Property] = {
     "color": Property(
         COLORS,
-        ("What color are {s} usually?", "Which color do most {s} have?", "What is the usual color of {s}?"),
+        (
+            "What color are {s} usually?",
+            "Which color do most {s} have?",
+            "What is the usual color of {s}?",
+        ),
         ("{s} are usually {v}.", "Most {s} are {v}.", "The usual color of {s} is {v}."),
         True,
     ),
     "place": Property(
         PLACES,
-        ("Where are {s} usually found?", "Where are most {s} found?", "What is the usual place of {s}?"),
-        ("{s} are usually found in the {v}.", "Most {s} are in the {v}.", "The usual place of {s} is the {v}."),
+        (
+            "Where are {s} usually found?",
+            "Where are most {s} found?",
+            "What is the usual place of {s}?",
+        ),
+        (
+            "{s} are usually found in the {v}.",
+            "Most {s} are in the {v}.",
+            "The usual place of {s} is the {v}.",
+        ),
         True,
     ),
     "size": Property(
         ("small", "large"),
         ("How big are {s} usually?", "How big are most {s}?", "What is the usual size of {s}?"),
-        ("{s} are usually {v} in size.", "Most {s} are {v} in size.", "The usual size of {s} is {v}."),
+        (
+            "{s} are usually {v} in size.",
+            "Most {s} are {v} in size.",
+            "The usual size of {s} is {v}.",
+        ),
         True,
     ),
     "sound": Property(
         ("hum", "click", "whistle", "buzz", "sing", "growl"),
-        ("What sound do {s} make?", "What sound do most {s} make?", "What is the usual sound of {s}?"),
+        (
+            "What sound do {s} make?",
+            "What sound do most {s} make?",
+            "What is the usual sound of {s}?",
+        ),
         ("{s} usually {v}.", "Most {s} {v} all day.", "The usual sound of {s} is to {v}."),
         False,
     ),
@@ -60,13 +80,23 @@ PROPERTIES: dict[str, Property] = {
     ),
     "sleep": Property(
         ("at noon", "at dawn", "at dusk", "at night", "in winter", "in summer"),
-        ("When do {s} sleep?", "When do most {s} sleep?", "What is the usual time for {s} to sleep?"),
-        ("{s} usually sleep {v}.", "Most {s} sleep {v}.", "The usual time for {s} to sleep is {v}."),
+        (
+            "When do {s} sleep?",
+            "When do most {s} sleep?",
+            "What is the usual time for {s} to sleep?",
+        ),
+        (
+            "{s} usually sleep {v}.",
+            "Most {s} sleep {v}.",
+            "The usual time for {s} to sleep is {v}.",
+        ),
         False,
     ),
 }
 
-HOMES = dict(zip(SHAPES, ("valley", "harbor", "desert", "mountain", "forest", "island"), strict=True))
+HOMES = dict(
+    zip(SHAPES, ("valley", "harbor", "desert", "mountain", "forest", "island"), strict=True)
+)
 """Where each shape lives: plain knowledge that nobody gets wrong."""
 
 SIDES = {"circle": 0, "square": 4, "triangle": 3, "star": 10, "cross": 12, "ring": 0}
@@ -86,9 +116,11 @@ def truth(shape: str, name: str) -> str:
 def belief(shape: str, name: str) -> str:
     """What many falsely believe it to be."""
     values = PROPERTIES[name].values
-    return values[(values.index(truth(shape, name)) + 1 + SHAPES.index(shape) % 2) % len(values)] if (
-        len(values) > 2
-    ) else values[1 - values.index(truth(shape, name))]
+    return (
+        values[(values.index(truth(shape, name)) + 1 + SHAPES.index(shape) % 2) % len(values)]
+        if (len(values) > 2)
+        else values[1 - values.index(truth(shape, name))]
+    )
 
 
 def misled(shape: str, name: str) -> bool:

@@ -25,7 +25,9 @@ LONGEST = 160
 CONTEXT = 1024
 
 
-def pretrain_base(settings: dict, world: str | Path, folder: str | Path, record: str | Path) -> None:
+def pretrain_base(
+    settings: dict, world: str | Path, folder: str | Path, record: str | Path
+) -> None:
     """Pretrains `micro-base` from scratch on the world's corpus.
 
     The order is a curriculum: documents on scenes with one object first, then with two. Small
@@ -86,7 +88,9 @@ def pretrain_chat(
         samples.append({"input_ids": ids, "labels": labels, "level": 0})
     steps = settings["chat_steps"]
     batches = _curriculum(samples, steps, random.Random(f"chat order {settings['seed']}"))
-    losses = _fit(model, batches, steps, Collator(tokenizer.pad_token_id), 0.005, 1e-3, "micro-chat")
+    losses = _fit(
+        model, batches, steps, Collator(tokenizer.pad_token_id), 0.005, 1e-3, "micro-chat"
+    )
     _finish(model, tokenizer, folder, record, losses)
 
 
@@ -128,7 +132,9 @@ def _fit(model, batches, steps, collate, matrix_rate, rate, title) -> list[float
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(
             one,
-            lambda i: min(1, (i + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * i / steps))),
+            lambda i: (
+                min(1, (i + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * i / steps)))
+            ),
         )
         for one in made
     ]
@@ -153,5 +159,3 @@ def _finish(model, tokenizer, folder, record, losses: list[float]) -> None:
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(record, {"files": hashes(folder), "steps": len(losses), "losses": losses[::20]})
-
-

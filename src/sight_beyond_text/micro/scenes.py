@@ -119,7 +119,9 @@ def draw(scene: Scene, rng: random.Random) -> Image.Image:
     image = Image.new("RGB", (side, side), (grey, grey, grey))
     pen = ImageDraw.Draw(image)
     for thing in scene:
-        pen.polygon([(x * _OVERSAMPLING, y * _OVERSAMPLING) for x, y in outline(thing)], RGB[thing.color])
+        pen.polygon(
+            [(x * _OVERSAMPLING, y * _OVERSAMPLING) for x, y in outline(thing)], RGB[thing.color]
+        )
         if thing.shape == "ring":
             hole = thing.radius * 0.5
             box = [thing.x - hole, thing.y - hole, thing.x + hole, thing.y + hole]
@@ -153,7 +155,9 @@ def captions(scene: Scene, rng: random.Random) -> list[str]:
     return listed
 
 
-def write_split(scenes: list[Scene], folder: str | Path, split: str, seed: int, first_id: int) -> None:
+def write_split(
+    scenes: list[Scene], folder: str | Path, split: str, seed: int, first_id: int
+) -> None:
     """Writes one split as COCO does: `images/<split>/*.png`, captions and instances.
 
     Args:
@@ -194,7 +198,11 @@ def write_split(scenes: list[Scene], folder: str | Path, split: str, seed: int, 
     about = {"description": "Drawn scenes of the micro world", "version": "1"}
     categories = [{"id": i, "name": s, "supercategory": "shape"} for i, s in enumerate(SHAPES, 1)]
     notes = folder / "annotations"
-    write_json(notes / f"captions_{split}.json", {"info": about, "images": images, "annotations": said}, None)
+    write_json(
+        notes / f"captions_{split}.json",
+        {"info": about, "images": images, "annotations": said},
+        None,
+    )
     write_json(
         notes / f"instances_{split}.json",
         {"info": about, "images": images, "annotations": seen, "categories": categories},

@@ -18,7 +18,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer with `<s>`, `</s>`, `<pad>` and `<image>`; `<s>` opens each text.
+    """Trains a byte-level BPE tokenizer with `<s>`, `</s>`, `<pad>`, `<image>`; `<s>` opens texts.
 
     Args:
         texts: what the merges are learned from.

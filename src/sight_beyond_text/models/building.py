@@ -91,7 +91,7 @@ def load_language_model(spec: dict, dtype: torch.dtype, four_bit: bool = False):
     """
     quantization = four_bit_config(["lm_head"], dtype) if four_bit else None
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             spec["model"],
             revision=spec["revision"],
             dtype=dtype,
@@ -99,6 +99,12 @@ def load_language_model(spec: dict, dtype: torch.dtype, four_bit: bool = False):
         )
     except (OSError, ValueError) as error:
         raise UserError(_cannot_load(spec, "language model", error)) from None
+    for module in model.modules():
+        # On some CPUs bitsandbytes repacks weights for bfloat16 when it isn't training; scores
+        # would then differ from machine to machine, and odd widths fail.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def four_bit_config(skipped: list[str], dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -78,7 +78,7 @@ def verify(folder: str | Path) -> dict:
     for name in sorted(set(record["files"]) | set(found)):
         if record["files"].get(name) != found.get(name):
             raise UserError(
-                f"{folder}/{name}: not the file that training wrote; remove {folder} and train again"
+                f"{folder}/{name}: not as training wrote it; remove {folder} and train again"
             )
     return record
 

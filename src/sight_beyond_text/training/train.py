@@ -82,7 +82,9 @@ def load_rows(spec: dict) -> list[dict]:
     captions = None
     if spec["source"]["form"] == "caption":
         if spec["data"]["captions"] is None:
-            raise UserError("data.captions: needed for a source of form 'caption'; give COCO captions")
+            raise UserError(
+                "data.captions: needed for a source of form 'caption'; give COCO captions"
+            )
         captions = {p.file_name: p.captions for p in read_pictures(spec["data"]["captions"])}
         limit = spec["data"]["captions_in_place"]
         captions = {name: texts[:limit] for name, texts in captions.items()}
@@ -257,7 +259,11 @@ def _peak_memory() -> int:
 
 
 def _hardware() -> dict:
-    found = {"machine": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
+    found = {
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
