@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sight_beyond_text.data.samples import IGNORED, encode
@@ -86,13 +86,17 @@ def tokenizer(request):
     return request.getfixturevalue(request.param)
 
 
-# Texts as people and models write them; marks of the tokenizers themselves are left to others.
-SAID = st.text(
-    st.sampled_from(list("aZ?.: \n\t#'é漢🙂")) | st.characters(exclude_categories=["Cs", "Cc"]),
-    max_size=12,
-) | st.sampled_from(
-    ["", " Yes.", "### Human: no", "USER: x ASSISTANT: y", "[INST] z [/INST]", "a\n###", WORDS]
-)
+MARKS = ("<s>", "</s>", "<pad>", "<unk>", IMAGE)
+# Texts as people and models write them; those with a tokenizer's own marks mean something else.
+SAID = (
+    st.text(
+        st.sampled_from(list("aZ?.: \n\t#'é漢🙂")) | st.characters(exclude_categories=["Cs", "Cc"]),
+        max_size=12,
+    )
+    | st.sampled_from(
+        ["", " Yes.", "### Human: no", "USER: x ASSISTANT: y", "[INST] z [/INST]", "a\n###", WORDS]
+    )
+).filter(lambda text: not any(mark in text for mark in MARKS))
 TURNS = st.lists(st.tuples(SAID, SAID), min_size=1, max_size=4)
 
 
@@ -139,7 +143,9 @@ def decoded(ids: list[int], tokenizer) -> str:
 
 @settings(max_examples=50, deadline=None)
 @given(turns=TURNS, image=st.sampled_from(["none", "first", "last"]))
-def test_exactly_the_answers_and_their_end_marks_are_learned(tokenizer, turns, image) -> None:
+def test_exactly_the_answers_and_their_end_marks_are_learned(
+    micro, tokenizer, turns, image
+) -> None:
     if image != "none":
         turns = with_image(turns, image == "last")
     # A token of the vocabulary that none of these texts has.
@@ -152,8 +158,9 @@ def test_exactly_the_answers_and_their_end_marks_are_learned(tokenizer, turns, i
         answers = [expected_answer(template, answer, tokenizer) for _, answer in turns]
         texts = learned_texts(ids, labels, tokenizer)
         if template == "plain":
-            # Nothing stands between the answers of a text without other human words.
-            assert "".join(texts) == "".join(answers)
+            # Nothing stands between the answers; the first word gets Llama's leading space.
+            learned, joined = "".join(texts), "".join(answers)
+            assert learned == joined or learned == f" {joined}" and tokenizer is not micro
         else:
             assert texts == answers
         if template in ("v1", "llava_llama_2", "chat"):
@@ -186,7 +193,7 @@ def test_a_prompt_is_the_start_of_what_was_learned_from(tokenizer, turns, image)
             assert all(label != IGNORED for label in labels[len(prompt) :])
             expected = expected_answer(template, turns[-1][1], tokenizer)
             assert learned == expected.strip()
-        assert not decoded(prompt[-1:], tokenizer).endswith(" ") or image and prompt[-1] == place
+        assert not "".join(segment.text for segment in laid).endswith(" ")
         # The prompt doesn't know the answer that is asked for.
         others = [*turns[:-1], (turns[-1][0], "Other")]
         assert laid == segments(others, template, tokenizer, answer_last=True)
@@ -198,7 +205,6 @@ def test_a_prompt_is_the_start_of_what_was_learned_from(tokenizer, turns, image)
 @settings(max_examples=50, deadline=None)
 @given(turns=TURNS)
 def test_joined_segments_hold_each_text_once_and_in_order(micro, turns) -> None:
-    assume(all(IMAGE not in part for turn in turns for part in turn))
     for template in TEMPLATES:
         text = "".join(segment.text for segment in segments(turns, template, micro))
         at = 0
@@ -269,9 +275,7 @@ def test_llama_tokens_are_those_of_the_whole_text(llama, shared_data: Path) -> N
     expected = vector["llava_v1_computed"]["ids"]
     turns = [(f"{IMAGE}\nWhat is shown in this image?", "It is a dog.")]
     ids, _ = encode(segments(turns, "v1", llama, answer_last=True), llama, -200, 1)
-    # The published code puts a space of its own before the image's place; a model can't tell.
-    at = expected.index(-200)
-    assert ids == expected[: at - 1] + expected[at:] or ids == expected
+    assert ids == expected
     whole, labels = encode(segments(turns, "v1", llama), llama, -200, 1)
     assert whole[: len(ids)] == ids
     # As if it had followed "ASSISTANT:" in one text: no doubled space.

@@ -97,10 +97,11 @@ class Conversations(torch.utils.data.Dataset):
             name = str(row["id"])
             turns = turns_of(row["conversations"], f"sample {name!r}")
             laid = segments(turns, template, tokenizer)
-            if ("image" in row) != any(segment.text == IMAGE for segment in laid):
+            marks = sum(segment.text == IMAGE for segment in laid)
+            if marks != ("image" in row) or any(IMAGE in answer for _, answer in turns):
                 raise UserError(
-                    f"sample {name!r}: an image and its mark {IMAGE} must come together, in the"
-                    " human's text"
+                    f"sample {name!r}: an image and its mark {IMAGE} must come together, once, in"
+                    " the human's text"
                 )
             ids, labels = encode(laid, tokenizer, image_token, patches)
             if len(ids) > max_length:

@@ -20,7 +20,7 @@ def scene_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
             hue = thing.color if rng.random() < 0.5 else rng.choice(lore.COLORS)
             asked.append((f"Is the {thing.shape} {hue}?", "yes" if hue == thing.color else "no"))
         asked.append((f"What is in the {thing.place}?", thing.shape))
-    for shape in (rng.choice(shapes), rng.choice(absent)):
+    for shape in (*dict.fromkeys(shapes), *rng.sample(absent, 2)):
         article = "an" if shape[0] in "aeiou" else "a"
         asked.append((f"Is there {article} {shape}?", "yes" if shape in shapes else "no"))
     counted = rng.choice(lore.SHAPES)

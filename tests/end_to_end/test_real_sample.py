@@ -1,0 +1,85 @@
+"""The whole workflow on real photos, captions and questions."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ..workflow.conftest import copy
+
+pytestmark = pytest.mark.end_to_end
+
+
+@pytest.fixture(scope="module")
+def study(repository, shared_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    checkout = copy(repository, folder / "clone")
+    (folder / "shared").symlink_to(shared_data.parent)
+    sample = Path(__file__).parent / "real_sample.yaml"
+    (checkout.folder / "real_sample.yaml").write_text(sample.read_text())
+    checkout.snakemake("--cores", "2", "--configfile", "real_sample.yaml")
+    return checkout
+
+
+def test_runs_are_trained_on_real_photos(study):
+    records = [json.loads(p.read_text()) for p in study.folder.glob("results/runs/*/train.json")]
+    assert len(records) == 3 + 1 + 2  # lora on all sources, frozen on those with images
+    for record in records:
+        losses = [point["loss"] for point in record["curve"]]
+        assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_real_instructions_speak_of_what_is_annotated(study, shared_data):
+    made = next(study.folder.glob("resources/instructions/*/instructions.json"))
+    rows = json.loads(made.read_text())
+    assert {row["kind"] for row in rows} == {"conversation", "detail", "reasoning"}
+    annotations = shared_data / "coco_mini" / "annotations" / "instances_train2017.json"
+    content = json.loads(annotations.read_text())
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    files = {image["file_name"]: image["id"] for image in content["images"]}
+    present: dict[int, set] = {}
+    for row in content["annotations"]:
+        if not row["iscrowd"]:
+            present.setdefault(row["image_id"], set()).add(names[row["category_id"]])
+    checked = 0
+    for row in rows:
+        turns = row["conversations"]
+        for asked, answered in zip(turns[::2], turns[1::2], strict=True):
+            question = asked["value"].removeprefix("<image>\n")
+            if not question.startswith("Is there a"):
+                continue
+            thing = question.removesuffix("?").removesuffix(" in the image").split(" ", 3)[3]
+            is_there = thing in present[files[row["image"]]]
+            assert answered["value"] == ("yes" if is_there else "no"), row["id"]
+            checked += 1
+    assert checked > 50
+
+
+def test_real_questions_are_scored_for_all(study):
+    tables = study.folder / "figures" / "data" / "real_sample"
+    scores, runs = pd.read_csv(tables / "scores.csv"), pd.read_csv(tables / "runs.csv")
+    assert set(runs["kind"]) == {"run", "base", "reference"}
+    assert set(scores["benchmark"]) == {
+        "truthfulqa_mc1",
+        "truthfulqa_mc2",
+        "ethics_cm",
+        "ethics_justice",
+        "ethics_deontology",
+        "ethics_virtue",
+        "ethics_utilitarianism",
+        "pope",
+        "captions",
+    }
+    assert (scores.query("benchmark == 'pope' and metric == 'accuracy'")["n"] == 120).all()
+    items = pd.read_parquet(tables / "items.parquet")
+    means = items.groupby(["run", "benchmark", "metric"])["score"].mean()
+    for row in scores.query("metric in ['acc', 'accuracy']").itertuples():
+        assert means[row.run, row.benchmark, row.metric] == pytest.approx(row.value, abs=1e-5)
+
+
+def test_figures_are_drawn(study):
+    for name in ("truthfulness_ethics", "sources", "image_benchmarks", "training_curves"):
+        for kind in ("svg", "png", "pdf"):
+            path = study.folder / "figures" / "real_sample" / f"{name}.{kind}"
+            assert path.stat().st_size > 1000

@@ -1,0 +1,222 @@
+"""From conversations to samples and batches: nothing is lost unseen."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sight_beyond_text.data.samples import (
+    IGNORED,
+    Collator,
+    Conversations,
+    Losses,
+    Pixels,
+    encode,
+)
+from sight_beyond_text.data.templates import IMAGE, Segment
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.micro.tokenizer import train_tokenizer
+
+PATCHES = 5
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["What is in the image? A red circle is there."] * 3, 300)
+
+
+def row(name: str, *said: str, image: str | None = None) -> dict:
+    roles = ("human", "gpt") * len(said)
+    turns = [{"from": who, "value": text} for who, text in zip(roles, said, strict=False)]
+    return {"id": name, "conversations": turns} | ({"image": image} if image else {})
+
+
+def dataset(tokenizer, rows: list[dict], max_length: int = 1000, pixels=None) -> Conversations:
+    place = tokenizer.convert_tokens_to_ids("<image>")
+    return Conversations(rows, tokenizer, "v1", place, PATCHES, max_length, pixels)
+
+
+def test_an_image_takes_exactly_its_patches_and_is_never_learned(tokenizer) -> None:
+    laid = [Segment("a "), Segment(IMAGE), Segment("\nb"), Segment(" c", True)]
+    ids, labels = encode(laid, tokenizer, 7, 4)
+    at = ids.index(7)
+    assert ids[at : at + 4] == [7] * 4 and ids.count(7) == 4
+    assert labels[: at + 4] == [IGNORED] * (at + 4)
+    text = [token for token in ids if token != 7]
+    assert tokenizer.decode(text) == "<s>a \nb c"
+    assert tokenizer.decode([label for label in labels if label != IGNORED]) == " c"
+
+
+def test_neighbours_of_one_sort_are_one_text(tokenizer) -> None:
+    parts = [Segment("What is"), Segment(" in the"), Segment(" image"), Segment("? A", True)]
+    joined = [Segment("What is in the image"), Segment("? A", True)]
+    assert encode(parts, tokenizer, 7, 4) == encode(joined, tokenizer, 7, 4)
+
+
+def test_a_tokenizer_without_bos_opens_with_the_text(tokenizer) -> None:
+    class Bare:
+        bos_token_id = None
+
+        def __call__(self, text, add_special_tokens):
+            assert not add_special_tokens
+            return {"input_ids": [ord(char) for char in text]}
+
+    assert encode([Segment("a"), Segment("b", True)], Bare(), 7, 4) == ([97, 98], [IGNORED, 98])
+
+
+def test_samples_keep_the_order_ids_and_images_of_the_rows(tokenizer) -> None:
+    rows = [
+        row("one", f"{IMAGE}\nWhat?", "A circle", image="1.png"),
+        row(2, "What?", "A ring"),
+    ]
+    made = dataset(tokenizer, rows, pixels=lambda name: torch.full((3, 2, 2), float(len(name))))
+    assert [(made[i]["id"], made[i]["image"]) for i in range(2)] == [("one", "1.png"), ("2", None)]
+    assert torch.equal(made[0]["pixel_values"], torch.full((3, 2, 2), 5.0))
+    assert "pixel_values" not in made[1]
+    assert made.losses == Losses(total=2) and made.losses.share == 0
+
+
+def test_samples_cut_at_the_limit_are_counted_and_those_left_with_nothing_dropped(
+    tokenizer,
+) -> None:
+    rows = [
+        row("long", f"{IMAGE}\nWhat?", "A red circle " * 30, image="1.png"),
+        row("fits", "What?", "A ring"),
+        row("hopeless", "What is in the image? " * 40, "A ring"),
+    ]
+    whole = dataset(tokenizer, rows)
+    lengths = [len(sample["input_ids"]) for sample in whole.samples]
+    limit = lengths[1] + PATCHES + 20
+    assert lengths[0] > limit and lengths[2] > limit
+    made = dataset(tokenizer, rows, max_length=limit)
+    assert made.losses == Losses(total=3, cut=["long", "hopeless"], dropped=["hopeless"])
+    assert made.losses.share == 1
+    assert [sample["id"] for sample in made.samples] == ["long", "fits"]
+    for cut, kept in zip(made.samples, whole.samples, strict=False):
+        for key in ("input_ids", "labels"):
+            assert cut[key] == kept[key][:limit]
+    # A sample just as long as the limit is whole.
+    assert dataset(tokenizer, rows[:1], max_length=lengths[0]).losses.cut == []
+    assert dataset(tokenizer, rows[:1], max_length=lengths[0] - 1).losses.cut == ["long"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        row("x", "What?", "A ring", image="1.png"),
+        row("x", f"{IMAGE}\nWhat?", "A ring"),
+        row("x", f"{IMAGE}\nWhat?", "A ring", f"{IMAGE}\nAnd?", "A star", image="1.png"),
+        row("x", "What?", f"{IMAGE} A ring", image="1.png"),
+        row("x", f"{IMAGE}\nWhat?", f"{IMAGE} A ring", image="1.png"),
+    ],
+    ids=["no mark", "no image", "two marks", "in the answer", "in both"],
+)
+def test_an_image_and_its_mark_come_together_and_once(tokenizer, wrong: dict) -> None:
+    with pytest.raises(UserError, match="^sample 'x': an image and its mark <image> must come"):
+        dataset(tokenizer, [row("fine", "What?", "A ring"), wrong])
+
+
+def test_a_row_without_turns_is_refused_by_its_id(tokenizer) -> None:
+    with pytest.raises(UserError, match="^sample 'x': a conversation has 0 turns"):
+        dataset(tokenizer, [{"id": "x", "conversations": []}])
+
+
+# Batches
+
+
+def sample(ids: list[int], pixel: float | None = None) -> dict:
+    made = {"id": "x", "input_ids": ids, "labels": [IGNORED, *ids[1:]], "image": None}
+    if pixel is not None:
+        made["pixel_values"] = torch.full((3, 2, 2), pixel)
+    return made
+
+
+def test_batches_are_padded_on_the_right_and_padding_is_ignored() -> None:
+    batch = Collator(pad=9)([sample([1, 2, 9]), sample([3, 4, 5, 6, 7], 0.5), sample([8], 1.5)])
+    assert batch["input_ids"].tolist() == [[1, 2, 9, 9, 9], [3, 4, 5, 6, 7], [8, 9, 9, 9, 9]]
+    ignored = IGNORED
+    assert ignored == torch.nn.CrossEntropyLoss().ignore_index
+    assert batch["labels"].tolist() == [
+        [ignored, 2, 9, ignored, ignored],
+        [ignored, 4, 5, 6, 7],
+        [ignored] * 5,
+    ]
+    # By length and not by token: the first text ends with the token that is padded with.
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5, [1, 0, 0, 0, 0]]
+    assert batch["pixel_values"].shape == (2, 3, 2, 2)
+    assert batch["pixel_values"][:, 0, 0, 0].tolist() == [0.5, 1.5]
+
+
+def test_batches_without_images_have_no_pixels() -> None:
+    assert set(Collator(0)([sample([1, 2])])) == {"input_ids", "labels", "attention_mask"}
+
+
+# Images
+
+
+def processor(image, return_tensors):
+    """The mean color, as (1, 3, 1, 1), as an image processor gives a batch of one."""
+    assert image.mode == "RGB" and return_tensors == "pt"
+    red, green, blue = image.resize((1, 1)).getpixel((0, 0))
+    return {"pixel_values": torch.tensor([red, green, blue]).reshape(1, 3, 1, 1)}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK"])
+def test_images_of_any_mode_are_read_as_rgb(mode: str, tmp_path: Path) -> None:
+    name = "image.tif" if mode == "CMYK" else "image.png"
+    Image.new("RGB", (4, 4), (128, 128, 128)).convert(mode).save(tmp_path / name)
+    values = Pixels(tmp_path, processor)(name)
+    assert values.shape == (3, 1, 1)
+    assert values.flatten().tolist() == pytest.approx([128] * 3, abs=30)
+
+
+def test_a_missing_image_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        Pixels(tmp_path, processor)("gone.png")
+    assert str(error.value).startswith(f"{tmp_path / 'gone.png'}: no such image; ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.6, 0.99])
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_truncated_image_is_told_in_one_line(kept: float, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"cut.{kind}"
+    noise = Image.effect_noise((64, 64), 90)
+    noise.save(path)
+    content = path.read_bytes()
+    size = int(kept * len(content)) if kept < 1 else int(kept)
+    path.write_bytes(content[:size])
+    with pytest.raises(UserError) as error:
+        Pixels(tmp_path, processor)(path.name)
+    assert str(error.value).startswith(f"{path}: not a readable image (")
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_png_chunk_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.png"
+    Image.effect_noise((64, 64), 90).save(path)
+    content = bytearray(path.read_bytes())
+    content[60:80] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a readable image"):
+        Pixels(tmp_path, processor)(path.name)
+
+
+def test_a_truncated_image_is_told_where_a_sample_is_asked_for(tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"\x89PNG")
+    rows = [row("one", f"{IMAGE}\nWhat?", "A circle", image="1.png")]
+    made = dataset(tokenizer, rows, pixels=Pixels(tmp_path, processor))
+    with pytest.raises(UserError, match="1.png: not a readable image"):
+        made[0]
+
+
+def test_prepared_images_are_kept_up_to_a_number(tmp_path: Path) -> None:
+    for index in range(3):
+        Image.new("RGB", (2, 2), (index, 0, 0)).save(tmp_path / f"{index}.png")
+    pixels = Pixels(tmp_path, processor, keep=2)
+    first = [pixels(f"{index}.png") for index in range(3)]
+    assert [int(values[0]) for values in first] == [0, 1, 2]
+    assert pixels("0.png") is first[0] and pixels("1.png") is first[1]
+    assert len(pixels.kept) == 2
+    assert torch.equal(pixels("2.png"), first[2])

@@ -1,0 +1,120 @@
+"""What a change of the study re-runs, counted in planned jobs of a study that is finished."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.workflow
+
+FIGURES = 6
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert finished.planned("--configfile", finished.study("tiny")) == {}
+
+
+def test_switching_conda_on_plans_nothing(finished):
+    told = finished.snakemake(
+        "-n", "--sdm", "conda", "--configfile", finished.study("tiny"), check=False
+    ).stdout
+    if "conda" in told and "Nothing to be done" not in told and "rror" in told:
+        pytest.skip("no conda on this machine: " + told.strip().splitlines()[-1])
+    assert "Nothing to be done" in told
+
+
+def test_a_figure_colour_plans_only_drawing(finished):
+    changed = finished.study("colour", figures__palette={"visual": "#aa3377"})
+    assert finished.planned("--configfile", changed) == {"all": 1, "draw_figure": FIGURES}
+
+
+def test_a_learning_rate_plans_only_its_tuning_and_what_follows(finished):
+    changed = finished.study("rate", tunings__lora__learning_rate=1e-3)
+    planned = finished.planned("--configfile", changed)
+    planned.pop("all")
+    assert planned == {
+        "tune": 2,  # lora with each of the two sources
+        "evaluate": 4,  # each on both suites
+        "compare": 1,
+        "draw_figure": FIGURES,
+        "draw_table": 1,
+    }
+
+
+def test_a_benchmark_plans_no_training(finished):
+    changed = finished.study("limit", evaluation__text__ethics_cm__limit=5)
+    planned = finished.planned("--configfile", changed)
+    assert not {"tune", "align", "micro_base", "micro_world"} & set(planned)
+    assert planned["evaluate"] == 5  # text suite of the base and the four runs
+
+
+def test_another_study_shares_the_runs_of_the_first(finished):
+    planned = finished.planned("--configfile", finished.study("shared", name="other"))
+    assert set(planned) == {"all", "check_benchmarks", "compare", "draw_figure", "draw_table"} - (
+        set() if "check_benchmarks" in planned else {"check_benchmarks"}
+    )
+
+
+def test_a_second_seed_trains_only_that_seed(finished):
+    planned = finished.planned("--configfile", finished.study("seeds", seeds=[0, 1]))
+    assert planned["tune"] == 4
+    assert planned["align"] == 1
+    assert "micro_base" not in planned
+
+
+def test_targets(finished, fresh):
+    study = fresh.study("tiny")
+    trained = fresh.planned("train_all", "--configfile", study)
+    assert trained["tune"] == 4 and "evaluate" not in trained and "draw_figure" not in trained
+    evaluated = fresh.planned("evaluate_all", "--configfile", study)
+    assert evaluated["evaluate"] == 10 and "draw_figure" not in evaluated
+    everything = fresh.planned("--configfile", study)
+    assert everything["draw_figure"] == FIGURES and everything["tune"] == 4
+
+
+def test_weights_are_not_declared_and_records_tell_what_was_trained(finished):
+    records = sorted((finished.folder / "results" / "runs").glob("*/train.json"))
+    assert len(records) == 4
+    for path in records:
+        record = json.loads(path.read_text())
+        assert record["files"], "hashes of the weights"
+        assert (path.parent / "checkpoint" / "projector.safetensors").is_file()
+        losses = [point["loss"] for point in record["curve"]]
+        assert losses[-1] < losses[0]
+
+
+def test_logs_and_benchmark_files_mirror_the_results(finished):
+    for path in (finished.folder / "results" / "runs").glob("*/train.json"):
+        mirrored = finished.folder / "logs" / "runs" / path.parent.name
+        assert (mirrored / "tune.log").is_file()
+        assert (mirrored / "tune.benchmark.tsv").is_file()
+
+
+def test_a_deleted_record_costs_no_second_training(finished, repository, tmp_path):
+    """Snakemake deletes declared outputs; the weights and their own record stay."""
+    path = next((finished.folder / "results" / "runs").glob("*visual-lora*/train.json"))
+    weights = path.parent / "checkpoint" / "adapter" / "adapter_model.safetensors"
+    before = weights.stat().st_mtime_ns
+    kept = path.read_text()
+    path.unlink()
+    target = str(path.relative_to(finished.folder))
+    finished.snakemake("--cores", "1", "--configfile", finished.study("tiny"), target)
+    assert weights.stat().st_mtime_ns == before
+    assert path.read_text() == kept
+
+
+def test_cached_tables_redraw_everything_and_can_train_nothing(fresh):
+    planned = fresh.planned("figures", "--config", "from_cache=true")
+    assert planned == {"figures": 1, "draw_figure": FIGURES, "draw_table": 1}
+    rules = fresh.snakemake("--list-rules", "--config", "from_cache=true").stdout
+    assert "tune" not in rules and "align" not in rules and "evaluate" not in rules
+
+
+def test_cached_tables_give_the_same_figures(fresh):
+    committed = {
+        path.name: path.read_bytes()
+        for path in (fresh.folder / "figures" / "micro").iterdir()
+        if path.suffix in (".svg", ".csv")
+    }
+    fresh.snakemake("figures", "--config", "from_cache=true", "--cores", "2")
+    for name, content in committed.items():
+        assert (fresh.folder / "figures" / "micro" / name).read_bytes() == content, name
