@@ -42,7 +42,7 @@ class Micro(Model):
 
     seed: int = Field(0, description="Everything in the world follows from it.")
     train_images: Positive = Field(1600, description="Scenes to learn from.")
-    val_images: Positive = Field(300, description="Scenes to be scored on.")
+    val_images: Positive = Field(200, description="Scenes to be scored on.")
     documents: Positive = Field(30000, description="Texts that the bases are pretrained on.")
     conversations: Positive = Field(6000, description="Text instructions of micro-chat.")
     vocabulary: Annotated[int, Field(ge=300)] = Field(
