@@ -189,9 +189,14 @@ def _identified(spec: dict, root: str, slug: str) -> Spec:
     """Adds recipe, id and checkpoint folder."""
     data = spec["data"]
     captions = data["captions"] if spec["source"]["form"] == "caption" else None
+    training = {k: v for k, v in spec["training"].items() if k not in _NOT_IN_THE_WEIGHTS}
+    # The folder of the alignment that is started from ends in the digest of its recipe.
+    started_from = spec["projector"].split("/")[-2][-8:] if spec["projector"] else None
     recipe = {
-        **{key: spec[key] for key in ("stage", "mode", "template", "source", "training", "seed")},
-        **{key: spec[key] for key in ("projector_learning_rate", "lora", "projector")},
+        **{key: spec[key] for key in ("stage", "mode", "template", "source", "seed")},
+        **{key: spec[key] for key in ("projector_learning_rate", "lora")},
+        "training": training,
+        "projector": started_from,
         "version": RECIPE_VERSION,
         "base": identity(**_named(spec["base"])),
         "tower": {**spec["tower"], "model": identity(**_named(spec["tower"]))},
@@ -330,6 +335,7 @@ def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
     )
 
 
+_NOT_IN_THE_WEIGHTS = ("max_lost", "gradient_checkpointing")
 _FILES = ("path", "questions", "annotations")
 _LOADED = ("id", "mode", "base", "template", "tower", "checkpoint", "projector", "precision")
 

@@ -28,7 +28,7 @@ MICRO = "micro:"
 """Prefix of paths inside the study's own micro world."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Model(BaseModel):

@@ -21,6 +21,8 @@ def describe(error: ValidationError, root: type[BaseModel], files: Sequence[str 
     """
     lines = []
     for found in error.errors():
+        if found["type"] == "literal_error" and isinstance(found.get("input"), list):
+            continue  # the other branch of a union, a list, tells what's wrong with it
         place = [part for part in found["loc"] if not _is_branch(part)]
         where = _where(place, files)
         key = ".".join(str(part) for part in place) or "the study"

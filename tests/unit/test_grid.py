@@ -120,6 +120,9 @@ def test_no_two_cells_share_an_id(before) -> None:
     assert len(before) == 2 * (3 * 3 + 1) * 2
     assert len(set(before.values())) == len(before)
     assert runs(changed()) == before
+    # Not by its readable part alone: a recipe tells of the seed too.
+    digests = {name[-8:] for name in alignments(changed()).values()}
+    assert len(digests) == 2 * 2
 
 
 def test_tables_of_changes_name_every_setting() -> None:

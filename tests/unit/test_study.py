@@ -175,6 +175,13 @@ def test_all_mistakes_are_told_at_once_with_line_value_and_what_is_allowed(mista
         assert found[key].startswith(f":{line_of(part)}: ")
 
 
+def test_a_wrong_item_of_a_list_is_told_with_its_number(mistakes) -> None:
+    lines = mistakes(("  visual: {}", "  visual: { kinds: [detail, convers] }"))
+    place = f":{line_of('  visual:')}: sources.visual.kinds.1"
+    allowed = "'conversation', 'detail' or 'reasoning'; did you mean 'conversation'?"
+    assert f"{place}: found 'convers', allowed: {allowed}" in lines
+
+
 def test_missing_keys_are_named_at_the_place_that_lacks_them(mistakes) -> None:
     lines = mistakes(("name: small\n", ""), ("  model: micro:models/tower\n", ""))
     assert ":1: name: is missing; it must be given" in lines

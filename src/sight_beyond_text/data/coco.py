@@ -33,7 +33,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Picture:
-    """One COCO image with its captions and things (crowds left out)."""
+    """One COCO image with its captions and things.
+
+    Crowds are no things, as they can't be counted; `crowds` names their categories, so that
+    nobody takes them for absent.
+    """
 
     id: int
     file_name: str
@@ -41,6 +45,7 @@ class Picture:
     height: int
     captions: tuple[str, ...]
     things: tuple[Thing, ...]
+    crowds: frozenset[str] = frozenset()
 
 
 def read_pictures(captions: str | Path, instances: str | Path | None = None) -> list[Picture]:
@@ -59,6 +64,7 @@ def read_pictures(captions: str | Path, instances: str | Path | None = None) -> 
     said = _read(captions, "COCO captions", ("images", "annotations"))
     texts: dict[int, list[tuple[int, str]]] = {}
     things: dict[int, list[tuple[int, Thing]]] = {}
+    crowds: dict[int, set[str]] = {}
     at = captions
     try:
         for row in said["annotations"]:
@@ -70,6 +76,7 @@ def read_pictures(captions: str | Path, instances: str | Path | None = None) -> 
             names = {row["id"]: row["name"] for row in seen["categories"]}
             for row in seen["annotations"]:
                 if row.get("iscrowd"):
+                    crowds.setdefault(row["image_id"], set()).add(names[row["category_id"]])
                     continue
                 thing = Thing(
                     names[row["category_id"]], tuple(row["bbox"]), dict(row.get("attributes") or {})
@@ -87,6 +94,7 @@ def read_pictures(captions: str | Path, instances: str | Path | None = None) -> 
                     thing
                     for _, thing in sorted(things.get(row["id"], []), key=lambda pair: pair[0])
                 ),
+                crowds=frozenset(crowds.get(row["id"], ())),
             )
             for row in sorted(said["images"], key=lambda row: row["id"])
         ]

@@ -49,7 +49,7 @@ def short_questions(
         "red", "top left".
     """
     counts = Counter(thing.category for thing in picture.things)
-    absent = [name for name in categories if name not in counts]
+    absent = [name for name in categories if name not in (*counts, *picture.crowds)]
     asked: list[tuple[str, str, str]] = []
 
     def presence(name: str, answer: str) -> tuple[str, str, str]:
@@ -58,14 +58,14 @@ def short_questions(
 
     for name in sorted(counts):
         asked.append(presence(name, "yes"))
-        if counts[name] < len(NUMBERS):
+        if counts[name] < len(NUMBERS) and name not in picture.crowds:
             count = NUMBERS[counts[name]]
             asked.append(("count", f"How many {plural(name)} are there?", count))
     for name in rng.sample(absent, min(len(absent), max(1, len(counts)))):
         asked.append(presence(name, "no"))
     if absent and rng.random() < 0.3:
         asked.append(("count", f"How many {plural(rng.choice(absent))} are there?", "zero"))
-    if 0 < len(picture.things) < len(NUMBERS):
+    if 0 < len(picture.things) < len(NUMBERS) and not picture.crowds:
         total = NUMBERS[len(picture.things)]
         asked.append(("count", "How many things are there?", total))
     places = Counter(place(thing, picture) for thing in picture.things)
@@ -98,7 +98,7 @@ def describe(picture: Picture, rng: random.Random) -> str:
         words = f"{color} {thing.category}" if color else thing.category
         sentences.append(f"The {words} is in the {where}.")
     for name in sorted(counts):
-        if 1 < counts[name] < len(NUMBERS):
+        if 1 < counts[name] < len(NUMBERS) and name not in picture.crowds:
             sentences.append(f"There are {NUMBERS[counts[name]]} {plural(name)}.")
     return " ".join(sentences)
 
@@ -107,7 +107,7 @@ def reason(picture: Picture, rng: random.Random) -> tuple[str, str] | None:
     """A question whose answer gives its reason, or None where a picture allows none."""
     counts = Counter(thing.category for thing in picture.things)
     options = []
-    names = sorted(name for name in counts if counts[name] < len(NUMBERS))
+    names = sorted(n for n in counts if counts[n] < len(NUMBERS) and n not in picture.crowds)
     for one in names:
         for two in names:
             if counts[one] > counts[two]:
@@ -131,7 +131,7 @@ def reason(picture: Picture, rng: random.Random) -> tuple[str, str] | None:
                         f"The {one.category}, because it covers more of the image.",
                     )
                 )
-    if not options and len(picture.things) == 1:
+    if not options and len(picture.things) == 1 and not picture.crowds:
         name = picture.things[0].category
         options.append((f"Is the {name} alone?", f"Yes, because there is only one {name}."))
     return rng.choice(options) if options else None

@@ -39,7 +39,7 @@ def pope_questions(
         Rows `{question_id, image, text, label}`, half of them "yes".
 
     Raises:
-        UserError: an unknown strategy, or no picture with a thing.
+        UserError: an unknown strategy, no picture with a thing, or no question that can be asked.
     """
     if strategy not in STRATEGIES:
         raise UserError(f"no POPE strategy {strategy!r}; there are: {', '.join(STRATEGIES)}")
@@ -58,7 +58,7 @@ def pope_questions(
     for picture in sorted(usable[:images], key=lambda p: p.id):
         own = random.Random(f"{seed} {strategy} {picture.id}")
         here = present[picture.id]
-        absent = sorted(set(frequency) - set(here))
+        absent = sorted(set(frequency) - set(here) - picture.crowds)
         if strategy == "random":
             own.shuffle(absent)
         elif strategy == "popular":
@@ -76,4 +76,6 @@ def pope_questions(
                         "label": label,
                     }
                 )
+    if not rows:
+        raise UserError("no absent thing can be asked for: all pictures hold the same categories")
     return rows

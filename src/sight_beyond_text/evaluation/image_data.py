@@ -40,7 +40,8 @@ def load_questions(name: str, benchmark: Mapping) -> list[dict]:
         rows = reader(name, benchmark)
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"evaluation.image.{name}: a row of its files lacks {error}; are they in {kind}'s layout?"
+            f"evaluation.image.{name}: a row of its files lacks {error};"
+            f" are they in {kind}'s layout?"
         ) from None
     folder = Path(benchmark["images"])
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -54,9 +54,8 @@ def _csv(rows: list[list]) -> str:
 def _truthfulqa(target: Path, seed: int) -> None:
     """Each fact is asked in three ways; the falsehood that many repeat is among the choices."""
     rng = random.Random(f"truthfulqa {seed}")
-    rows, table = [], [
-        ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
-    ]  # fmt: skip
+    columns = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source"
+    rows, table = [], [columns.split(",")]
     for form in range(TRUTHFUL_FORMS):
         for name, kind in lore.PROPERTIES.items():
             for shape in lore.SHAPES:

@@ -110,8 +110,7 @@ def _curriculum(samples: list[dict], steps: int, rng: random.Random, size: int =
         pool.sort(key=lambda sample: len(sample["input_ids"]))
         batches = [pool[i : i + size] for i in range(0, len(pool), size)]
         rng.shuffle(batches)
-        for batch in batches[: steps - done]:
-            yield batch
+        yield from batches[: steps - done]
         done += len(batches)
 
 

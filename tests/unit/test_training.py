@@ -1,0 +1,301 @@
+"""Real training steps of all tunings on a tiny model: what learns, is saved, and comes back."""
+
+import json
+import random
+
+import pytest
+import torch
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.files import write_json
+from sight_beyond_text.micro.scenes import captions, draw, sample_scene
+from sight_beyond_text.micro.tokenizer import train_tokenizer
+from sight_beyond_text.models.building import DTYPES, build, load_language_model, load_tokenizer
+from sight_beyond_text.models.checkpoints import (
+    completed,
+    load_tuned,
+    load_tuned_language_model,
+    verify,
+)
+from sight_beyond_text.training.modes import set_trainable
+from sight_beyond_text.training.train import load_rows, train
+
+MODES = ("full", "lora", "qlora", "frozen")
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A base, a tower, a few pictures and instructions."""
+    folder = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    scenes = [sample_scene(rng) for _ in range(12)]
+    texts = [text for scene in scenes for text in captions(scene, rng)]
+    tokenizer = train_tokenizer(texts, 320)
+    base = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+        )
+    )
+    base.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=64,
+            patch_size=32,
+        )
+    ).save_pretrained(folder / "tower")
+    CLIPImageProcessorPil(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}
+    ).save_pretrained(folder / "tower")
+    (folder / "images").mkdir()
+    rows = []
+    for number, scene in enumerate(scenes):
+        draw(scene, rng).save(folder / "images" / f"{number}.png")
+        turns = [
+            {"from": "human", "value": "<image>\nWhat is this?"},
+            {"from": "gpt", "value": captions(scene, rng)[0]},
+        ]
+        rows.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
+    write_json(folder / "instructions.json", rows)
+    said = [{"id": i, "image_id": i, "caption": f"scene {i}."} for i in range(12)]
+    pictures = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 64} for i in range(12)]
+    write_json(folder / "captions.json", {"images": pictures, "annotations": said})
+    return folder
+
+
+def spec(world, mode: str, **changes) -> dict:
+    """A run's spec, as `grid.run_spec` would make it."""
+    made = {
+        "id": f"test-{mode}",
+        "stage": "tune",
+        "mode": mode,
+        "base": {"model": str(world / "base"), "revision": None},
+        "template": "v1",
+        "tower": {
+            "model": str(world / "tower"),
+            "revision": None,
+            "layer": -2,
+            "projector": "linear",
+        },
+        "source": {"form": "visual", "kinds": "all"},
+        "data": {
+            "instructions": str(world / "instructions.json"),
+            "images": str(world / "images"),
+            "captions": str(world / "captions.json"),
+            "captions_in_place": 1,
+        },
+        "training": {
+            "learning_rate": 1e-2,
+            "epochs": 2,
+            "batch_size": 4,
+            "accumulation": 1,
+            "warmup": 0.03,
+            "weight_decay": 0.0,
+            "max_length": 512,
+            "max_samples": None,
+            "max_lost": 0.01,
+            "precision": "fp32",
+            "gradient_checkpointing": False,
+        },
+        "projector_learning_rate": None,
+        "lora": LORA if mode in ("lora", "qlora") else None,
+        "projector": None,
+        "seed": 0,
+        "recipe": {"mode": mode},
+        "checkpoint": str(world / "runs" / mode / "checkpoint"),
+    }
+    for key, value in changes.items():
+        made["training" if key in made["training"] else key] = (
+            {**made["training"], key: value} if key in made["training"] else value
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(world):
+    """Each tuning, trained for a few steps: its spec and its record."""
+    runs = {}
+    for mode in MODES:
+        given = spec(world, mode)
+        runs[mode] = (given, train(given, world / "runs" / mode / "train.json"))
+    return runs
+
+
+def subject(given: dict) -> dict:
+    return {
+        "base": given["base"],
+        "mode": given["mode"],
+        "checkpoint": given["checkpoint"],
+        "projector": given["checkpoint"],
+        "precision": "fp32",
+    }
+
+
+def base_state(world) -> dict:
+    return load_language_model({"model": str(world / "base"), "revision": None}, torch.float32)
+
+
+@pytest.mark.parametrize("mode", ("align", *MODES))
+def test_what_learns(world, mode):
+    given = spec(world, mode)
+    tokenizer = load_tokenizer(given["base"])
+    llm = load_language_model(given["base"], torch.float32, four_bit=mode == "qlora")
+    if mode in ("lora", "qlora"):
+        from peft import LoraConfig, get_peft_model
+
+        get_peft_model(llm, LoraConfig(r=4, target_modules=LORA["targets"]))
+    model = build(given["base"], given["tower"], tokenizer, torch.float32, language_model=llm)
+    learned = set(set_trainable(model, mode))
+    projector = {
+        "model.multi_modal_projector.linear.weight",
+        "model.multi_modal_projector.linear.bias",
+    }
+    language = {
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith(("model.language_model.", "lm_head."))
+    }
+    if mode in ("align", "frozen"):
+        assert learned == projector
+    elif mode == "full":
+        assert learned == projector | language
+    else:
+        adapters = {name for name in language if ".lora_A." in name or ".lora_B." in name}
+        assert len(adapters) == 2 * 2 * len(LORA["targets"])
+        assert learned == projector | adapters
+        assert not any("embed" in name or "lm_head" in name for name in learned)
+    assert not any("vision_tower" in name for name in learned)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_only_what_learns_changes_and_all_of_it(world, trained, mode):
+    given, record = trained[mode]
+    llm, _ = load_tuned_language_model(subject(given))
+    base = base_state(world)
+    state = dict(base.named_parameters())
+    if mode == "frozen":
+        for name, tensor in llm.named_parameters():
+            assert torch.equal(tensor, state[name]), name
+        assert sorted(record["files"]) == ["projector.safetensors"]
+    elif mode in ("full", "lora"):
+        changed = {n for n, t in llm.named_parameters() if not torch.equal(t, state[n])}
+        if mode == "full":
+            assert changed == set(state)
+        else:
+            assert changed == {n for n in state if n.split(".")[-2] in LORA["targets"]}
+    losses = [point["loss"] for point in record["curve"]]
+    assert losses[-1] < losses[0]
+
+
+def test_qlora_is_really_in_four_bits(world, trained):
+    import bitsandbytes
+
+    given, _ = trained["qlora"]
+    llm, _ = load_tuned_language_model(subject(given))
+    layers = [m for m in llm.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    assert len(layers) == 2 * 7
+    for layer in layers:
+        assert layer.weight.dtype == torch.uint8
+        assert layer.weight.quant_state.quant_type == "nf4"
+        assert layer.weight.quant_state.nested, "double quantization"
+    assert not isinstance(llm.lm_head, bitsandbytes.nn.Linear4bit)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_checkpoint_comes_back_as_it_was_trained(world, trained, mode):
+    """The loss of the reloaded model goes on where the curve ended, far below the fresh one's."""
+    from sight_beyond_text.data.samples import Collator, Conversations, Pixels
+    from sight_beyond_text.models.building import load_processor, patches_of
+
+    given, record = trained[mode]
+    model, tokenizer = load_tuned(subject(given), given["tower"])
+    dataset = Conversations(
+        load_rows(given),
+        tokenizer,
+        given["template"],
+        model.config.image_token_id,
+        patches_of(given["tower"]),
+        512,
+        Pixels(given["data"]["images"], load_processor(given["tower"])),
+    )
+    with torch.no_grad():
+        loss = model(**Collator(0)([dataset[i] for i in range(len(dataset))])).loss.item()
+    losses = [point["loss"] for point in record["curve"]]
+    assert abs(loss - losses[-1]) < abs(loss - losses[0])
+
+
+def test_the_same_seed_gives_the_same_weights(world, trained):
+    given = spec(world, "lora", checkpoint=str(world / "runs" / "again" / "checkpoint"))
+    record = train(given, world / "runs" / "again" / "train.json")
+    weights = "adapter/adapter_model.safetensors"
+    assert record["files"][weights] == trained["lora"][1]["files"][weights]
+
+
+def test_a_finished_run_is_not_trained_again(world, trained):
+    given, record = trained["lora"]
+    assert completed(given["checkpoint"], given["recipe"]) == record
+    assert completed(given["checkpoint"], {"mode": "another"}) is None
+    assert train(given, world / "runs" / "lora" / "train.json")["seconds"] == record["seconds"]
+
+
+def test_a_changed_weight_is_not_believed(world, tmp_path):
+    given = spec(world, "frozen", checkpoint=str(tmp_path / "checkpoint"))
+    train(given, tmp_path / "train.json")
+    verify(given["checkpoint"])
+    path = tmp_path / "checkpoint" / "projector.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="projector.safetensors"):
+        verify(given["checkpoint"])
+    assert completed(given["checkpoint"], given["recipe"]) is None
+
+
+def test_sources_see_the_same_conversations(world):
+    rows = {}
+    for form in ("visual", "caption", "text"):
+        given = spec(world, "lora", source={"form": form, "kinds": "all"}, max_samples=7)
+        rows[form] = load_rows(given)
+    ids = [row["id"] for row in rows["visual"]]
+    assert len(ids) == 7
+    for form in ("caption", "text"):
+        assert [row["id"] for row in rows[form]] == ids
+        assert "<image>" not in json.dumps(rows[form])
+
+
+def test_too_many_lost_samples_stop_a_run_before_it_trains(world, tmp_path):
+    given = spec(world, "lora", max_length=40, checkpoint=str(tmp_path / "checkpoint"))
+    with pytest.raises(UserError, match="12 samples cut at max_length 40"):
+        train(given, tmp_path / "train.json")
+    assert not (tmp_path / "train.json").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path):
+    given = spec(world, "full", learning_rate=1e30, checkpoint=str(tmp_path / "checkpoint"))
+    with pytest.raises(UserError, match="at step"):
+        train(given, tmp_path / "train.json")
+    assert not (tmp_path / "train.json").exists()
+
+
+def test_precisions_are_known():
+    assert DTYPES == {"fp32": torch.float32, "bf16": torch.bfloat16}
