@@ -64,8 +64,11 @@ def made(path):
         return f"{world}/models/{path.split('/')[-1]}.json"
     if world is not None and path.startswith(f"{world}/"):
         return f"{world}/world.json"
-    # Neither a file here nor one made here, so a hub id.
-    return path if os.path.exists(path) or path.startswith("resources/") else []
+    if path.startswith("resources/"):
+        return path
+    # Given files are known by their content, which is part of the ids, so their dates mean
+    # nothing. What is no file here is a hub id.
+    return ancient(path) if os.path.exists(path) else []
 
 
 def training_inputs(spec):

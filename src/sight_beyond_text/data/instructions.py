@@ -63,7 +63,7 @@ def short_questions(
             asked.append(("count", f"How many {plural(name)} are there?", count))
     for name in rng.sample(absent, min(len(absent), max(1, len(counts)))):
         asked.append(presence(name, "no"))
-    if absent and rng.random() < 0.3:
+    if absent and rng.random() < 0.5:
         asked.append(("count", f"How many {plural(rng.choice(absent))} are there?", "zero"))
     if 0 < len(picture.things) < len(NUMBERS) and not picture.crowds:
         total = NUMBERS[len(picture.things)]

@@ -38,12 +38,15 @@ def _scene_text(rng: random.Random) -> str:
     rng.shuffle(said)
     text = " ".join(said[: rng.choice((1, 1, 2))])
     form = rng.randrange(4)
-    for question, answer in scene_questions(scene, rng)[:6]:
+    if form == 3:
+        text = f"USER: {text}"
+    for number, (question, answer) in enumerate(scene_questions(scene, rng)[:6]):
+        user = "USER: " if number else ""
         text += (
             f"\nQuestion: {question}\nAnswer: {answer}",
             f"\nQuestion: {question.lower()}\nAnswer: {answer}",
             f" {question} {answer}",
-            f" USER: {question} ASSISTANT: {answer}",
+            f"\n{user}{question}\nASSISTANT: {answer}</s>",
         )[form]
     return text
 

@@ -69,21 +69,23 @@ def pretrain_base(
         sample["labels"] = sample["input_ids"]
     steps = settings["base_steps"]
     batches = _curriculum(samples, steps, random.Random(f"order {settings['seed']}"))
-    losses = _fit(model, batches, steps, Collator(tokenizer.pad_token_id), 0.02, 3e-3, "micro-base")
+    losses = _fit(
+        model, batches, steps, Collator(tokenizer.pad_token_id), 0.012, 3e-3, "micro-base"
+    )
     _finish(model, tokenizer, folder, record, losses)
 
 
 def pretrain_chat(
     settings: dict, world: str | Path, base: str | Path, folder: str | Path, record: str | Path
 ) -> None:
-    """Tunes `micro-base` further on text instructions, in the `v1` template: `micro-chat`."""
+    """Tunes `micro-base` further on text instructions, in its chat template: `micro-chat`."""
     torch.manual_seed(settings["seed"])
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
     path = Path(world) / "texts" / "conversations.json"
     samples = []
     for row in json.loads(path.read_text(encoding="utf-8")):
-        laid = segments(turns_of(row["conversations"], row["id"]), "v1", tokenizer)
+        laid = segments(turns_of(row["conversations"], row["id"]), "chat", tokenizer)
         ids, labels = encode(laid, tokenizer, -1, 0)
         samples.append({"input_ids": ids, "labels": labels, "level": 0})
     steps = settings["chat_steps"]
