@@ -50,7 +50,7 @@ class Micro(Model):
     )
     hidden_size: Positive = Field(96, description="Width of the micro bases.")
     layers: Positive = Field(4, description="Depth of the micro bases.")
-    base_steps: Positive = Field(1900, description="Pretraining steps of micro-base.")
+    base_steps: Positive = Field(2000, description="Pretraining steps of micro-base.")
     chat_steps: Positive = Field(
         250, description="Further steps of micro-chat on text instructions."
     )

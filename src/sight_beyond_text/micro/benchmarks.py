@@ -147,7 +147,7 @@ def _boolq(target: Path, seed: int) -> None:
         question, answer = rng.choice(asked)
         rows.append(
             {
-                "question": question.lower().rstrip("?"),
+                "question": question.rstrip("?"),
                 "answer": answer == "yes",
                 "passage": captions(scene, rng)[0],
             }
@@ -161,22 +161,23 @@ def _vqa(target: Path, val: list[Scene], first_id: int, seed: int) -> None:
     questions, annotations = [], []
     for offset, scene in enumerate(val):
         image_id = first_id + offset
-        for number, (question, answer) in enumerate(corpus.scene_questions(scene, rng)[:2]):
+        asked = {kind: [] for kind in _SHARES}
+        for question, answer in corpus.scene_questions(scene, rng):
+            asked[_kind(answer)].append((question, answer))
+        kinds = rng.choices(list(_SHARES), list(_SHARES.values()), k=2)
+        chosen = [asked[kind].pop() for kind in kinds if asked[kind]]
+        for number, (question, answer) in enumerate(chosen):
             question_id = image_id * 1000 + number
             questions.append(
                 {"image_id": image_id, "question": question, "question_id": question_id}
             )
             said = [answer if rng.random() < 0.95 else _other(answer, rng) for _ in range(10)]
-            if answer in ("yes", "no"):
-                kind = "yes/no"
-            else:
-                kind = "number" if answer in lore.NUMBERS else "other"
             annotations.append(
                 {
                     "question_id": question_id,
                     "image_id": image_id,
                     "question_type": " ".join(question.lower().split()[:2]),
-                    "answer_type": kind,
+                    "answer_type": _kind(answer),
                     "multiple_choice_answer": answer,
                     "answers": [
                         {"answer": text, "answer_confidence": "yes", "answer_id": i}
@@ -192,6 +193,17 @@ def _vqa(target: Path, val: list[Scene], first_id: int, seed: int) -> None:
     }
     write_json(target / "questions_val.json", {**about, "questions": questions}, None)
     write_json(target / "annotations_val.json", {**about, "annotations": annotations}, None)
+
+
+_SHARES = {"yes/no": 0.38, "number": 0.12, "other": 0.5}
+"""Types of answer, about as often as in VQAv2 (Goyal et al., 2017)."""
+
+
+def _kind(answer: str) -> str:
+    """VQA's type of an answer."""
+    if answer in ("yes", "no"):
+        return "yes/no"
+    return "number" if answer in lore.NUMBERS else "other"
 
 
 def _other(answer: str, rng: random.Random) -> str:

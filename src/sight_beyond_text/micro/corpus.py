@@ -37,18 +37,11 @@ def _scene_text(rng: random.Random) -> str:
     said = captions(scene, rng)
     rng.shuffle(said)
     text = " ".join(said[: rng.choice((1, 1, 2))])
-    form = rng.randrange(4)
-    if form == 3:
-        text = f"USER: {text}"
-    for number, (question, answer) in enumerate(scene_questions(scene, rng)[:6]):
-        user = "USER: " if number else ""
-        text += (
-            f"\nQuestion: {question}\nAnswer: {answer}",
-            f"\nQuestion: {question.lower()}\nAnswer: {answer}",
-            f" {question} {answer}",
-            f"\n{user}{question}\nASSISTANT: {answer}</s>",
-        )[form]
-    return text
+    asked = scene_questions(scene, rng)[:6]
+    if rng.random() < 0.5:
+        return text + "".join(f"\nQuestion: {question}\nAnswer: {a}" for question, a in asked)
+    turns = [f"{question}\nASSISTANT: {answer}</s>" for question, answer in asked]
+    return f"USER: {text}\n" + "\nUSER: ".join(turns)
 
 
 def told(shape: str, name: str, rng: random.Random) -> str:
@@ -208,7 +201,7 @@ def documents(count: int, seed: int) -> list[str]:
     """The corpus that a micro base is pretrained on: `count` short documents."""
     rng = random.Random(f"corpus {seed}")
     makers = (_scene_text, _lore_text, _moral_text, _school_text)
-    return [rng.choices(makers, weights=(60, 16, 14, 10))[0](rng) for _ in range(count)]
+    return [rng.choices(makers, weights=(74, 11, 9, 6))[0](rng) for _ in range(count)]
 
 
 def conversations(count: int, seed: int) -> list[dict]:
