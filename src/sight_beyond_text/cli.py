@@ -1,7 +1,7 @@
 """`sight`: every step the workflow calls, callable by hand.
 
-Steps that a study spans (align, tune, evaluate, ...) take their spec as JSON, as `sight spec`
-prints it. Heavy libraries are imported by the step that needs them.
+The steps of a study take their spec as JSON: `sight spec` prints an alignment's, a run's or an
+evaluation's. Heavy libraries are imported by the step that needs them.
 """
 
 from __future__ import annotations
@@ -48,23 +48,22 @@ def plan(
 
 
 @app.command()
-def spec(run: str, study: StudyFile = Path("config.yaml")) -> None:
-    """Prints the spec of a run or an alignment, for `sight tune` or `sight align`."""
+def spec(
+    name: Annotated[str, typer.Argument(help="An alignment's or run's id, or a folder of scores.")],
+    study: StudyFile = Path("config.yaml"),
+) -> None:
+    """Prints the spec of a step, for `sight align`, `sight tune` or `sight evaluate`."""
     from sight_beyond_text import grid
     from sight_beyond_text.study import read
 
     with session():
         read_study = read(study)
-        known = {}
-        for cell in read_study.cells()[0]:
-            for made in (
-                grid.run_spec(read_study, cell),
-                grid.align_spec(read_study, cell.base, cell.seed),
-            ):
-                known[made["id"]] = made
-        if run not in known:
-            raise UserError(f"{study}: no run {run!r}; `sight plan {study}` lists them")
-        print(known[run])
+        known = {made["id"]: made for made in grid.run_specs(read_study)}
+        known |= {made["id"]: made for made in grid.align_specs(read_study)}
+        known |= {made["folder"]: made for made in grid.evaluation_specs(read_study)}
+        if name not in known:
+            raise UserError(f"{study}: no step {name!r}; `sight plan {study}` lists the runs")
+        print(known[name])
 
 
 @app.command()
@@ -157,8 +156,8 @@ def pope(
     instances: Annotated[Path, typer.Option(help="COCO instances.")],
     out: Annotated[Path, typer.Option(help="Question file to write (JSON lines).")],
     strategy: Annotated[str, typer.Option(help="random, popular or adversarial.")] = "adversarial",
-    images: Annotated[int, typer.Option(help="Images to ask about, at most.")] = 500,
-    pairs: Annotated[int, typer.Option(help="Questions with yes, and with no, an image.")] = 3,
+    images: Annotated[int, typer.Option(min=1, help="Images to ask about, at most.")] = 500,
+    pairs: Annotated[int, typer.Option(min=1, help="Questions with yes, and no, an image.")] = 3,
     seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
 ) -> None:
     """Makes POPE questions from COCO annotations, by the benchmark's rule."""
@@ -221,10 +220,13 @@ def evaluate(
     with session(log, threads):
         _torch(threads)
         read = _spec(evaluation)
-        if read["subject"]["checkpoint"] is not None:
-            from sight_beyond_text.models.checkpoints import verify
+        from sight_beyond_text.models.checkpoints import verify
 
-            verify(read["subject"]["checkpoint"])
+        used = [read["subject"]["checkpoint"]]
+        if read["suite"] == "image":
+            used.append(read["subject"]["projector"])
+        for checkpoint in dict.fromkeys(filter(None, used)):
+            verify(checkpoint)
         if read["suite"] == "text":
             from sight_beyond_text.evaluation.text import evaluate_text
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 from sight_beyond_text.errors import UserError
@@ -32,28 +33,33 @@ def identity(path: str, revision: str | None = None) -> str:
     """What a path or hub id stands for, wherever it lies.
 
     Files that the workflow makes bear their recipe in their path. A local file is known by its
-    content; a local model folder by its configuration and the names and sizes of its weights; a
-    hub id by its revision.
+    content; a local folder by its files' content, but weights by name and size; a hub id by its
+    revision.
     """
-    if path.startswith(("resources/", "results/")):
+    if path.startswith(_MADE_HERE):
         return path
     local = Path(path)
     if local.is_file():
-        return f"sha256:{sha256(local)}"
+        return f"sha256:{_content(local)}"
     if local.is_dir():
-        parts = []
-        for file in sorted(local.rglob("*")):
-            if file.is_file():
-                small = file.suffix == ".json" and file.stat().st_size < 2**20
-                parts.append(
-                    [
-                        str(file.relative_to(local)),
-                        file.stat().st_size,
-                        sha256(file) if small else "",
-                    ]
-                )
+        files = [file for file in sorted(local.rglob("*")) if file.is_file()]
+        parts = [
+            [str(f.relative_to(local)), f.stat().st_size if f.suffix in _WEIGHTS else _content(f)]
+            for f in files
+        ]
         return f"folder:{digest(parts)}"
     return f"hub:{path}@{revision or 'main'}"
+
+
+def _content(file: Path) -> str:
+    state = file.stat()
+    return _hash(str(file), state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _hash(file: str, size: int, changed: int) -> str:
+    """A file's hash; the same file is asked for by many specs."""
+    return sha256(file)
 
 
 def missing_inputs(study: Study) -> list[str]:
@@ -241,9 +247,10 @@ def subjects(study: Study) -> list[Spec]:
         )
     for name, base in study.references.items():
         model = _base(study, base)
+        known = [identity(**_named(model)), base.template, study.alignment.precision]
         out.append(
             Spec(
-                id=f"{name}-reference-{digest([identity(**_named(model)), base.template])}",
+                id=f"{name}-reference-{digest(known)}",
                 kind="reference",
                 label=base.label or name,
                 base_name=name,
@@ -335,6 +342,8 @@ def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
     )
 
 
+_MADE_HERE = ("resources/micro/", "resources/instructions/", "results/")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 _NOT_IN_THE_WEIGHTS = ("max_lost", "gradient_checkpointing")
 _FILES = ("path", "questions", "annotations")
 _LOADED = ("id", "mode", "base", "template", "tower", "checkpoint", "projector", "precision")

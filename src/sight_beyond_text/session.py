@@ -33,6 +33,11 @@ def session(log: str | Path | None = None, threads: int | None = None) -> Iterat
     except UserError as error:
         _tell(f"{error}\n", terminal)
         raise SystemExit(2) from None
+    except OSError as error:
+        if log:
+            traceback.print_exc()
+        _tell(f"{error.filename or 'a file'}: {error.strerror or error}\n", terminal)
+        raise SystemExit(2) from None
     except Exception as error:
         traceback.print_exc()
         where = f"; the traceback is in {log}" if log else ""

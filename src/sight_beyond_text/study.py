@@ -41,7 +41,7 @@ class Micro(Model):
     """The embedded micro world: drawn scenes, a text corpus, two bases and a vision tower."""
 
     seed: int = Field(0, description="Everything in the world follows from it.")
-    train_images: Positive = Field(1600, description="Scenes to learn from.")
+    train_images: Positive = Field(3000, description="Scenes to learn from.")
     val_images: Positive = Field(200, description="Scenes to be scored on.")
     documents: Positive = Field(30000, description="Texts that the bases are pretrained on.")
     conversations: Positive = Field(6000, description="Text instructions of micro-chat.")

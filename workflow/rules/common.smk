@@ -10,7 +10,9 @@ from sight_beyond_text import grid
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.study import load
 
-FROM_CACHE = str(config.get("from_cache", False)).lower() in ("true", "1", "yes")
+FROM_CACHE = config.get("from_cache", False)
+if not isinstance(FROM_CACHE, bool):
+    raise WorkflowError(f"from_cache: found {FROM_CACHE!r}; allowed: true or false")
 
 try:
     STUDY = load(
@@ -26,7 +28,8 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     # An environment of envs/ holds the libraries; `sight` itself comes from this repository.
     _source = shlex.quote(str(Path(workflow.basedir) / "src"))
     shell.prefix(
-        f"export PYTHONPATH={_source}; " 'sight() {{{{ python -m sight_beyond_text.cli "$@"; }}}}; '
+        f"set -euo pipefail; export PYTHONPATH={_source}; "
+        'sight() {{ python -m sight_beyond_text.cli "$@"; }}; '
     )
 
 RESULTS = f"results/studies/{STUDY.name}"

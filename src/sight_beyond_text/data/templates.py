@@ -64,6 +64,8 @@ def turns_of(conversation: Sequence[dict], where: str) -> list[tuple[str, str]]:
         said = []
         for offset, role in enumerate(("human", "gpt")):
             turn = conversation[index + offset]
+            if not isinstance(turn, dict):
+                raise UserError(f"{where}: turn {index + offset + 1} isn't an object")
             if turn.get("from") != role or not isinstance(turn.get("value"), str):
                 raise UserError(
                     f"{where}: turn {index + offset + 1} should be from {role!r} with a text value,"

@@ -15,7 +15,7 @@ from sight_beyond_text.data.samples import Pixels, encode
 from sight_beyond_text.data.templates import IMAGE, end_marks, segments
 from sight_beyond_text.evaluation.image_data import load_questions
 from sight_beyond_text.evaluation.scorers import captions, pope, vqa
-from sight_beyond_text.models.building import load_processor, padding_token
+from sight_beyond_text.models.building import image_positions, load_processor, padding_token
 from sight_beyond_text.models.checkpoints import load_tuned
 
 
@@ -83,7 +83,7 @@ def generate(
     """
     spare = model.config.image_token_id
     pad = padding_token(tokenizer, spare)
-    patches = _patches(model)
+    patches = image_positions(model.config.vision_config)
     stops = end_marks(template, tokenizer.eos_token or "")
     prompts = []
     for question in questions:
@@ -112,11 +112,6 @@ def generate(
         for index, tokens in zip(chosen, made[:, length:], strict=True):
             answers[index] = _strip(tokenizer.decode(tokens, skip_special_tokens=True), stops)
     return answers
-
-
-def _patches(model) -> int:
-    vision = model.config.vision_config
-    return (vision.image_size // vision.patch_size) ** 2
 
 
 def _strip(text: str, stops: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ def load_questions(name: str, benchmark: Mapping) -> list[dict]:
     reader = {"vqa": _vqa, "pope": _pope, "captions": _captions}[kind]
     try:
         rows = reader(name, benchmark)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"evaluation.image.{name}: a row of its files lacks {error};"
             f" are they in {kind}'s layout?"
@@ -107,7 +107,7 @@ def _vqa(name: str, benchmark: Mapping) -> list[dict]:
             {
                 "item": str(row["question_id"]),
                 "image": names.get(row["image_id"], f"{row['image_id']:012d}.jpg"),
-                "prompt": prompt.format(question=row["question"]),
+                "prompt": prompt.replace("{question}", row["question"]),
                 "annotation": by_id[row["question_id"]],
             }
         )
@@ -122,7 +122,7 @@ def _pope(name: str, benchmark: Mapping) -> list[dict]:
         {
             "item": str(row["question_id"]),
             "image": _renamed(row["image"], names),
-            "prompt": prompt.format(question=row["text"]),
+            "prompt": prompt.replace("{question}", row["text"]),
             "annotation": row,
         }
         for row in questions

@@ -132,8 +132,12 @@ def load_processor(tower: dict):
 
 def patches_of(tower: dict) -> int:
     """Positions that one image takes (the class token is dropped)."""
-    config = _tower_config(tower)
-    return (config.image_size // config.patch_size) ** 2
+    return image_positions(_tower_config(tower))
+
+
+def image_positions(vision_config) -> int:
+    """Positions that one image takes, by the tower's configuration."""
+    return (vision_config.image_size // vision_config.patch_size) ** 2
 
 
 def _tower_config(tower: dict):
@@ -149,7 +153,6 @@ def build(
     tower: dict,
     tokenizer,
     dtype: torch.dtype,
-    four_bit: bool = False,
     language_model: nn.Module | None = None,
 ) -> LlavaForConditionalGeneration:
     """The whole model: tower, fresh projector, base LLM.
@@ -159,7 +162,6 @@ def build(
         tower: `{model, revision, layer, projector}`.
         tokenizer: the base's; tells which row stands for the image.
         dtype: of weights and computation.
-        four_bit: load the LLM in 4 bits (NF4, double quantization).
         language_model: an LLM at hand, instead of loading the base.
 
     Returns:
@@ -174,7 +176,7 @@ def build(
             f"{tower['model']}: a vision tower of type {vision_config.model_type!r};"
             f" supported: {', '.join(kinds)}"
         )
-    llm = language_model or load_language_model(base, dtype, four_bit)
+    llm = language_model or load_language_model(base, dtype)
     clip = vision_config.model_type == "clip_vision_model"
     config = LlavaConfig(
         vision_config=vision_config,
@@ -198,11 +200,6 @@ def build(
     model.model.language_model = llm.model
     model.lm_head = llm.lm_head
     model.generation_config = llm.generation_config
-    if four_bit:
-        # Trainer and peft ask these of a model that was loaded in 4 bits.
-        for name in ("is_loaded_in_4bit", "is_quantized", "hf_quantizer", "quantization_method"):
-            setattr(model, name, getattr(llm, name, True))
-        model.config.quantization_config = llm.config.quantization_config
     return model.eval()
 
 

@@ -73,12 +73,16 @@ def verify(folder: str | Path) -> dict:
     Raises:
         UserError: no record (unfinished), or a file that is missing or changed.
     """
-    record = read_json(Path(folder) / COMPLETE, "completion record of a run")
+    path = Path(folder) / COMPLETE
+    if not path.is_file():
+        raise UserError(f"{path}: no such record; remove {path.parents[1]} and train again")
+    record = read_json(path, "completion record of a training")
     found = hashes(folder)
     for name in sorted(set(record["files"]) | set(found)):
         if record["files"].get(name) != found.get(name):
             raise UserError(
-                f"{folder}/{name}: not as training wrote it; remove {folder} and train again"
+                f"{folder}/{name}: not as training wrote it;"
+                f" remove {Path(folder).parent} and train again"
             )
     return record
 

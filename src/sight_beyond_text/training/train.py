@@ -118,6 +118,10 @@ def _train(spec: dict, folder: Path) -> dict:
     if spec["projector"] is not None:
         load_projector(model, spec["projector"])
     names = set_trainable(model, mode)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            # In bfloat16 small updates would round to nothing; autocast still computes in it.
+            parameter.data = parameter.data.float()
     parts = summary(names, model)
     print(f"{spec['id']}: learns {parts} of {_count(model)} parameters:", file=sys.stderr)
     print("  " + "\n  ".join(names), file=sys.stderr)
@@ -218,7 +222,8 @@ def _fit(model, dataset, spec: dict, folder: Path, pad: int) -> list[dict]:
         lr_scheduler_type="cosine",
         bf16=training["precision"] == "bf16",
         gradient_checkpointing=training["gradient_checkpointing"],
-        logging_steps=max(1, steps // 200),
+        logging_steps=max(1, steps // 100),
+        logging_nan_inf_filter=False,
         save_strategy="no",
         report_to=[],
         remove_unused_columns=False,
@@ -239,8 +244,17 @@ def _fit(model, dataset, spec: dict, folder: Path, pad: int) -> list[dict]:
         callbacks=[watch],
     )
     trainer.train()
+    broken = [n for n, p in model.named_parameters() if p.requires_grad and not _finite(p)]
+    if broken:
+        raise UserError(
+            f"{spec['id']}: {broken[0]} isn't finite at the end; lower the learning rate"
+        )
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     return watch.curve
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _count(model) -> int:
