@@ -172,17 +172,20 @@ def pope(
 
 
 @app.command()
-def check(study: SpecText, log: Log = None) -> None:
-    """Reads all benchmarks of a study, so that mistakes are known before anything is trained."""
+def check(inputs: SpecText, log: Log = None) -> None:
+    """Reads a study's benchmarks and given instructions before anything is trained."""
     with session(log):
+        from sight_beyond_text.data.sources import check_instructions
         from sight_beyond_text.evaluation.image_data import check_image
         from sight_beyond_text.evaluation.text_data import check_text
 
-        benchmarks = _spec(study)
+        read = _spec(inputs)
+        checks = [(check_text, read["text"]), (check_image, read["image"])]
+        checks += [(check_instructions, path, read["images"]) for path in read["instructions"]]
         lines = []
-        for checked, name in ((check_text, "text"), (check_image, "image")):
+        for checked, *arguments in checks:
             try:
-                checked(benchmarks[name])
+                checked(*arguments)
             except UserError as error:
                 lines.append(str(error))
         if lines:
@@ -283,9 +286,9 @@ def _spec(text: str) -> dict[str, Any]:
     try:
         made = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"the spec isn't JSON: {error}; `sight spec RUN` prints one") from None
+        raise UserError(f"not JSON: {text[:40]!r}: {error}; `sight spec` prints specs") from None
     if not isinstance(made, dict):
-        raise UserError("the spec is a JSON object; `sight spec RUN` prints one")
+        raise UserError(f"not a JSON object: {text[:40]!r}; `sight spec` prints specs")
     return made
 
 

@@ -312,6 +312,17 @@ def benchmarks(study: Study, suite: str) -> dict[str, dict]:
     return resolved
 
 
+def check_spec(study: Study) -> Spec:
+    """What is read before anything is trained: benchmarks, and instructions that were given."""
+    given = [path for path in (study.data.instructions, study.data.alignment) if path]
+    return Spec(
+        text=benchmarks(study, "text"),
+        image=benchmarks(study, "image"),
+        instructions=[study.path(path) for path in given],
+        images=study.path(study.data.images),
+    )
+
+
 def evaluation_specs(study: Study) -> list[Spec]:
     """Every scoring of the study: each subject on each suite that it can be scored on."""
     made = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -43,6 +44,21 @@ def session(log: str | Path | None = None, threads: int | None = None) -> Iterat
         where = f"; the traceback is in {log}" if log else ""
         _tell(f"unexpected {type(error).__name__}: {_first_line(error)}{where}\n", terminal)
         raise SystemExit(1) from None
+
+
+def from_source(folder: str | Path) -> str:
+    """A prefix for shell commands that makes `sight` this source with the Python on PATH.
+
+    Args:
+        folder: the `src` folder.
+
+    Returns:
+        A bash text for Snakemake's `shell.prefix`, which takes doubled braces for single ones.
+    """
+    return (
+        f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(folder))}; "
+        'sight() {{ python -m sight_beyond_text.cli "$@"; }}; '
+    )
 
 
 def _redirect(log: Path) -> int:

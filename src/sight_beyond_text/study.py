@@ -31,6 +31,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 
 
+_MICRO_MODELS = ("models/base", "models/chat", "models/tower")
+_MICRO_FOLDERS = ("images", "annotations", "benchmarks", "texts")
+
+
 class Model(BaseModel):
     """What all parts of a study share: unknown keys are refused, nothing changes after loading."""
 
@@ -279,11 +283,25 @@ class Study(Model):
         return seeds
 
     @model_validator(mode="after")
-    def _micro_paths_have_a_world(self) -> Study:
-        if self.micro is None:
-            asked = [path for path in _strings(self.model_dump()) if path.startswith(MICRO)]
-            if asked:
-                raise ValueError(f"{asked[0]!r} needs a micro world; add `micro: {{}}`")
+    def _micro_paths_are_in_the_world(self) -> Study:
+        for path in _strings(self.model_dump()):
+            if not path.startswith(MICRO):
+                continue
+            if self.micro is None:
+                raise ValueError(f"{path!r} needs a micro world; add `micro: {{}}`")
+            inside = path.removeprefix(MICRO)
+            parts = inside.split("/")
+            if inside not in _MICRO_MODELS and parts[0] not in _MICRO_FOLDERS:
+                allowed = ", ".join((*_MICRO_MODELS, *(f"{name}/..." for name in _MICRO_FOLDERS)))
+                raise ValueError(f"{path!r} isn't in the micro world; there are: {allowed}")
+        return self
+
+    @model_validator(mode="after")
+    def _captions_where_used(self) -> Study:
+        if self.data.captions is None:
+            for name, source in self.sources.items():
+                if source.form == "caption":
+                    raise ValueError(f"sources.{name} needs data.captions (COCO captions)")
         return self
 
     @cached_property

@@ -13,9 +13,9 @@ from ..workflow.conftest import copy
 pytestmark = pytest.mark.end_to_end
 
 MARGIN = 0.20
-"""How much better the images make the answers to the micro image questions, at the least."""
+"""How much better images make the answers to the micro image questions, at the least."""
 
-MINUTES = 10
+MINUTES = 20
 
 
 def check_learning(tables) -> None:

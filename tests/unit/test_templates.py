@@ -330,7 +330,7 @@ def test_every_template_names_the_mark_at_which_generation_stops(micro) -> None:
     for template in TEMPLATES:
         (*_, last) = (s.text for s in segments([("a", "b")], template, micro) if s.learn)
         stripped = last.rstrip("\n") if template == "chat" else last
-        assert any(stripped.endswith(mark) for mark in end_marks(template, micro.eos_token))
+        assert any(stripped.endswith(mark) for mark in end_marks(template, micro))
 
 
 # LLaVA's layout

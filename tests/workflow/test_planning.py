@@ -1,6 +1,10 @@
 """What a change of the study re-runs, counted in planned jobs of a study that is finished."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +24,21 @@ def test_switching_conda_on_plans_nothing(finished):
     if "conda" in told and "Nothing to be done" not in told and "rror" in told:
         pytest.skip("no conda on this machine: " + told.strip().splitlines()[-1])
     assert "Nothing to be done" in told
+
+
+def test_the_prefix_for_conda_calls_this_source(finished, monkeypatch):
+    from snakemake.shell import shell
+
+    from sight_beyond_text.session import from_source
+
+    monkeypatch.setattr(shell, "_process_prefix", "")
+    shell.prefix(from_source(finished.folder / "src"))
+    command = f"{shell._process_prefix} sight schema | head -c 1; command -v sight"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    told = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert told.stdout == "{sight\n", told.stderr
 
 
 def test_a_figure_colour_plans_only_drawing(finished):
@@ -49,8 +68,8 @@ def test_a_benchmark_plans_no_training(finished):
 
 def test_another_study_shares_the_runs_of_the_first(finished):
     planned = finished.planned("--configfile", finished.study("shared", name="other"))
-    assert set(planned) == {"all", "check_benchmarks", "compare", "draw_figure", "draw_table"} - (
-        set() if "check_benchmarks" in planned else {"check_benchmarks"}
+    assert set(planned) == {"all", "check_inputs", "compare", "draw_figure", "draw_table"} - (
+        set() if "check_inputs" in planned else {"check_inputs"}
     )
 
 
@@ -59,6 +78,14 @@ def test_a_second_seed_trains_only_that_seed(finished):
     assert planned["tune"] == 4
     assert planned["align"] == 1
     assert "micro_base" not in planned
+
+
+def test_the_workflow_draws_every_figure(repository):
+    from sight_beyond_text.figures.draw import FIGURES as known
+
+    listed = (repository / "workflow" / "rules" / "common.smk").read_text()
+    names = listed.split("FIGURES = (", 1)[1].split(")", 1)[0]
+    assert [name.strip(' "\n') for name in names.split(",") if name.strip()] == list(known)
 
 
 def test_targets(finished, fresh):

@@ -8,6 +8,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from sight_beyond_text import grid
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.session import from_source
 from sight_beyond_text.study import load
 
 FROM_CACHE = config.get("from_cache", False)
@@ -26,17 +27,13 @@ except UserError as error:
 
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     # An environment of envs/ holds the libraries; `sight` itself comes from this repository.
-    _source = shlex.quote(str(Path(workflow.basedir) / "src"))
-    shell.prefix(
-        f"set -euo pipefail; export PYTHONPATH={_source}; "
-        'sight() {{ python -m sight_beyond_text.cli "$@"; }}; '
-    )
+    shell.prefix(from_source(Path(workflow.basedir) / "src"))
 
 RESULTS = f"results/studies/{STUDY.name}"
 TABLES = f"figures/data/{STUDY.name}"
 DRAWINGS = f"figures/{STUDY.name}"
 COMPARED = f"{RESULTS}/compare.json"
-CHECKED = f"{RESULTS}/benchmarks.ok"
+CHECKED = f"{RESULTS}/inputs.ok"
 FIGURES = (
     "truthfulness_ethics",
     "sources",

@@ -1,4 +1,4 @@
-# What is made from the given data before anything is trained, and the check of the benchmarks.
+# What is made from the given data before anything is trained, and the check of what was given.
 
 if INSTRUCTIONS is not None:
     MADE = INSTRUCTIONS["folder"]
@@ -28,22 +28,22 @@ if INSTRUCTIONS is not None:
             " --log {log:q}"
 
 
-rule check_benchmarks:
-    """Reads all benchmarks, so that mistakes are known before anything is trained."""
+rule check_inputs:
+    """Reads benchmarks and given instructions before anything is trained."""
     input:
         benchmark_inputs("text"),
         benchmark_inputs("image"),
     output:
         touch(CHECKED),
     log:
-        f"logs/studies/{STUDY.name}/check_benchmarks.log",
+        f"logs/studies/{STUDY.name}/check_inputs.log",
     benchmark:
-        f"logs/studies/{STUDY.name}/check_benchmarks.benchmark.tsv"
+        f"logs/studies/{STUDY.name}/check_inputs.benchmark.tsv"
     conda:
         "../../envs/evaluate.yaml"
     params:
-        benchmarks=grid.Spec({suite: grid.benchmarks(STUDY, suite) for suite in ("text", "image")}),
+        inputs=grid.check_spec(STUDY),
     message:
-        "Check the benchmarks' files"
+        "Check the files that were given"
     shell:
-        "sight check {params.benchmarks:q} --log {log:q}"
+        "sight check {params.inputs:q} --log {log:q}"

@@ -30,6 +30,21 @@ def read_instructions(path: str | Path) -> list[dict]:
     return rows
 
 
+def check_instructions(path: str | Path, images: str | Path) -> None:
+    """Reads a file of instructions, and sees that its images are there.
+
+    Raises:
+        UserError: the file is broken, or images are missing (the count and the first are told).
+    """
+    named = sorted({row["image"] for row in read_instructions(path) if "image" in row})
+    missing = [name for name in named if not (Path(images) / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing)} of its {len(named)} images are not in {images}, the first is"
+            f" {missing[0]}; fetch them or take their samples out"
+        )
+
+
 def select_kinds(rows: Sequence[dict], kinds: Sequence[str] | str, where: str) -> list[dict]:
     """Keeps the rows of some kinds of instruction; "all" keeps every row.
 

@@ -44,9 +44,12 @@ class Segment:
     learn: bool = False
 
 
-def end_marks(template: str, eos: str) -> tuple[str, ...]:
-    """What ends an assistant's turn: generation stops there, and the marks are stripped."""
-    return {"v0": ("\n###", "###"), "plain": ("\n",)}.get(template, (eos,))
+def end_marks(template: str, tokenizer) -> tuple[str, ...]:
+    """What ends an assistant's turn: generation stops there, and answers are cut there."""
+    laid = segments([("?", "!")], template, tokenizer)
+    mark = "".join(segment.text for segment in laid if segment.learn).split("!", 1)[1]
+    eos = tokenizer.eos_token or ""
+    return tuple(dict.fromkeys(text for text in (mark.strip() or mark, eos) if text))
 
 
 def turns_of(conversation: Sequence[dict], where: str) -> list[tuple[str, str]]:

@@ -84,7 +84,9 @@ def generate(
     spare = model.config.image_token_id
     pad = padding_token(tokenizer, spare)
     patches = image_positions(model.config.vision_config)
-    stops = end_marks(template, tokenizer.eos_token or "")
+    stops = end_marks(template, tokenizer)
+    # A mark that is one token of the vocabulary ends generation as the end of the text does.
+    ends = sorted({tokenizer.eos_token_id, *_ids(tokenizer, stops)} - {None})
     prompts = []
     for question in questions:
         laid = segments([(f"{IMAGE}\n{question['prompt']}", "")], template, tokenizer, True)
@@ -107,11 +109,18 @@ def generate(
             do_sample=False,
             num_beams=1,
             pad_token_id=pad,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=ends,
         )
         for index, tokens in zip(chosen, made[:, length:], strict=True):
-            answers[index] = _strip(tokenizer.decode(tokens, skip_special_tokens=True), stops)
+            answers[index] = _strip(
+                tokenizer.decode(tokens), (*stops, *tokenizer.all_special_tokens)
+            )
     return answers
+
+
+def _ids(tokenizer, marks: Sequence[str]) -> list[int]:
+    vocabulary = tokenizer.get_vocab()
+    return [vocabulary[mark] for mark in marks if mark in vocabulary]
 
 
 def _strip(text: str, stops: Sequence[str]) -> str:

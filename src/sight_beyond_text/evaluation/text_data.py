@@ -7,6 +7,7 @@ hub. Light: no torch, no lm-eval here, so that files can be checked before anyth
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -32,15 +33,34 @@ def check_text(benchmarks: Mapping[str, Mapping[str, Any]]) -> None:
 
     Args:
         benchmarks: by name: `{task, path, fewshot, limit}`, None where not given. Those without
-            a path come from the hub and are not checked.
+            a path come from the hub; of those only the task's name is checked.
 
     Raises:
-        UserError: a file is absent, lacks a column, or has a broken row; the file and the line,
-            or the study's key, are named.
+        UserError: all mistakes, a line each: a file that is absent, lacks a column, or has a
+            broken row (the file and the line, or the study's key, are named); an unknown task.
     """
+    lines = []
     for name, entry in benchmarks.items():
-        if entry.get("path"):
-            read_benchmark(name, entry)
+        try:
+            if entry.get("path"):
+                read_benchmark(name, entry)
+            else:
+                _check_task(name, entry.get("task") or name)
+        except UserError as error:
+            lines.append(str(error))
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _check_task(name: str, task: str) -> None:
+    """Refuses a task that lm-eval doesn't know; its index takes seconds to read."""
+    from lm_eval.tasks import TaskManager
+
+    known = TaskManager().all_tasks
+    if task not in known:
+        near = difflib.get_close_matches(task, known, 1)
+        guess = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"evaluation.text.{name}: lm-eval has no task {task!r}{guess}")
 
 
 def read_benchmark(name: str, entry: Mapping[str, Any]) -> dict[str, Splits]:
