@@ -1,5 +1,5 @@
 # The micro world: files in upstream formats, two bases and a vision tower, all from one seed.
-# Threads are fixed where weights are made, since sums in another order give other weights.
+# Weights are made with one thread each: sums in another order would give other weights.
 
 if STUDY.micro is not None:
     WORLD = STUDY.world
@@ -56,13 +56,14 @@ if STUDY.micro is not None:
         priority: 10
         conda:
             "../../envs/train.yaml"
-        threads: 2
+        threads: 1
         params:
             settings=MICRO,
         message:
             "Micro world: micro-base"
         shell:
-            "sight micro base {params.settings:q} --record {output:q}" " --threads 2 --log {log:q}"
+            "sight micro base {params.settings:q} --record {output:q}"
+            " --threads {threads} --log {log:q}"
 
     rule micro_chat:
         """Tunes micro-base on text instructions: micro-chat."""

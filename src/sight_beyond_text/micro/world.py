@@ -38,7 +38,7 @@ def write_world(settings: dict, folder: str | Path, record: str | Path) -> None:
     write_benchmarks(folder, scenes["val"], first_val, seed)
     rng = random.Random(f"tokenizer {seed}")
     sample = documents[: settings["documents"] // 4]
-    sample += [captions(scene, rng)[0] for scene in scenes["train"]]
+    sample += [captions(scene, rng)[0] for scene in scenes["train"][:1600]]
     sample += [turn["value"] for row in conversations for turn in row["conversations"]]
     tokenizer = train_tokenizer(sample + PROMPTS * 50, settings["vocabulary"])
     tokenizer.save_pretrained(folder / "tokenizer")
