@@ -180,8 +180,9 @@ def check(inputs: SpecText, log: Log = None) -> None:
         from sight_beyond_text.evaluation.text_data import check_text
 
         read = _spec(inputs)
-        checks = [(check_text, read["text"]), (check_image, read["image"])]
-        checks += [(check_instructions, path, read["images"]) for path in read["instructions"]]
+        checks = [(check_text, read.get("text", {})), (check_image, read.get("image", {}))]
+        given = read.get("instructions", [])
+        checks += [(check_instructions, path, read["images"]) for path in given]
         lines = []
         for checked, *arguments in checks:
             try:

@@ -119,7 +119,7 @@ def test_spec_of_an_unknown_run_says_where_runs_are_listed(sight) -> None:
     done = sight("spec", "nothing")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
-        "error: config.yaml: no run 'nothing'; `sight plan config.yaml` lists them\n"
+        "error: config.yaml: no step 'nothing'; `sight plan config.yaml` lists the runs\n"
     )
 
 
@@ -135,7 +135,7 @@ def test_a_spec_that_is_none_is_refused_in_one_line(sight, text: str) -> None:
     done = sight("check", text)
     assert done.returncode == 2
     (told,) = done.stderr.splitlines()
-    assert told.startswith("error: the spec is") and "`sight spec RUN` prints one" in told
+    assert told.startswith("error: not ") and "`sight spec` prints specs" in told
 
 
 # Logs
@@ -170,9 +170,10 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_the_log(
     sight, tmp_path: Path
 ) -> None:
     log = tmp_path / "check.log"
-    done = sight("check", "{}", "--log", log)
+    made = ("--tables", tmp_path, "--record", tmp_path / "compare.json")
+    done = sight("compare", "{}", *made, "--log", log)
     assert done.returncode == 1 and done.stdout == ""
-    expected = f"error: unexpected KeyError: 'text'; the traceback is in {log}\n"
+    expected = f"error: unexpected KeyError: 'subjects'; the traceback is in {log}\n"
     assert done.stderr == expected
     assert log.read_text().startswith("Traceback (most recent call last):")
     assert log.read_text().endswith(expected)

@@ -59,6 +59,7 @@ def test_pictures_come_by_id_with_all_that_is_said_of_them(tmp_path: Path) -> No
                 Thing("dog", (0, 0, 10, 20)),
                 Thing("dog", (80, 30, 10, 10), {"color": "brown"}),
             ),
+            frozenset({"dog"}),
         ),
     ]
 

@@ -199,7 +199,7 @@ def test_another_seed_is_another_run_and_leaves_the_others(before) -> None:
         [(("name",), "else")],
         [(("bases", "base", "label"), "A base")],
         [(("figures",), {"formats": ["png"], "dpi": 300, "palette": {"text": "#000000"}})],
-        [(("data", "images"), "micro:elsewhere/train")],
+        [(("data", "images"), "micro:images/elsewhere")],
         [(("evaluation", "batch_size"), 3)],
         [(("evaluation", "text"), {"boolq": {"limit": 3}})],
         [(("evaluation", "image"), {})],
@@ -372,7 +372,7 @@ def test_an_evaluations_folder_follows_what_is_asked_and_not_how_fast() -> None:
     first = evaluated(changed())
     for same in (
         (("evaluation", "batch_size"), 3),
-        (("evaluation", "image", "pope", "images"), "micro:elsewhere"),
+        (("evaluation", "image", "pope", "images"), "micro:images/elsewhere"),
         (("figures",), {"dpi": 300}),
         (("bases", "base", "label"), "A base"),
     ):

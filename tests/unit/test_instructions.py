@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,11 @@ def test_crowds_are_no_things(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": []}))
     (tmp_path / "i.json").write_text(json.dumps(instances))
     (shown,) = read_pictures(tmp_path / "c.json", tmp_path / "i.json")
-    assert asked_of(shown)["How many dogs are there?"] == {"one"}
+    assert shown.crowds == {"dog"}
+    # Nobody can count a crowd, and nobody may take it for absent.
+    assert "How many dogs are there?" not in asked_of(shown)
+    (crowd,) = (replace(shown, things=()),)
+    assert not any("dog" in question for question in asked_of(crowd))
 
 
 def test_rows_have_llavas_layout() -> None:

