@@ -5,10 +5,9 @@ import time
 
 import pandas as pd
 import pytest
+from checkouts import copy
 
 from sight_beyond_text.analysis.tidy import read_tables
-
-from ..workflow.conftest import copy
 
 pytestmark = pytest.mark.end_to_end
 

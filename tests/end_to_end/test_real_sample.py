@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from ..workflow.conftest import copy
+from checkouts import copy
 
 pytestmark = pytest.mark.end_to_end
 
