@@ -30,11 +30,13 @@ if not FROM_CACHE:
     rule train_all:
         """Trains every run of the grid."""
         input:
+            CHECKED,
             [record_of(spec["checkpoint"]) for spec in RUNS.values()],
 
     rule evaluate_all:
         """Scores every run, base and reference."""
         input:
+            CHECKED,
             evaluation_tables(),
             COMPARED,
 
@@ -43,7 +45,7 @@ rule all:
     """The whole study, to its figures and tables."""
     default_target: True
     input:
-        [] if FROM_CACHE else COMPARED,
+        [] if FROM_CACHE else [CHECKED, COMPARED],
         drawn(),
 
 

@@ -43,7 +43,7 @@ class Checkout:
         table = told.split("Job stats:", 1)[1].split("total", 1)[0]
         return {name: int(n) for name, n in re.findall(r"^(\w+)\s+(\d+)\s*$", table, re.M)}
 
-    def study(self, name: str, **changes) -> str:
+    def study(self, file: str, /, **changes) -> str:
         """Writes the tiny study with changes (dotted keys) beside it; returns its path."""
         values = yaml.safe_load((Path(__file__).parent / "workflow" / "tiny.yaml").read_text())
         for key, value in changes.items():
@@ -52,7 +52,7 @@ class Checkout:
             for part in parents:
                 here = here.setdefault(part, {})
             here[last] = value
-        path = self.folder / f"{name}.yaml"
+        path = self.folder / f"{file}.yaml"
         path.write_text(yaml.safe_dump(values, sort_keys=False))
         return str(path)
 

@@ -18,7 +18,7 @@ def refused(checkout, study: str) -> str:
 
 def failed(checkout, study: str, *targets: str) -> str:
     """What snakemake says of a study whose first steps fail; no training may have begun."""
-    done = checkout.snakemake("--cores", "1", "--configfile", study, *targets, check=False)
+    done = checkout.snakemake(*targets, "--cores", "1", "--configfile", study, check=False)
     assert done.returncode != 0
     assert "Traceback" not in done.stdout
     assert not list((checkout.folder / "results").glob("runs/*"))
@@ -95,7 +95,7 @@ def test_a_missing_evaluation_image(coco):
     image.unlink()
     lines = error_lines(failed(coco, local_study(coco), "train_all"))
     assert len(lines) == 1
-    assert "evaluation.image.vqa" in lines[0] and image.name in lines[0]
+    assert "evaluation.image.vqa" in lines[0] and image.stem in lines[0]
 
 
 def test_a_row_without_captions_layout(coco):

@@ -5,7 +5,6 @@ rule align:
     """Trains a base's projector on image and caption pairs."""
     input:
         lambda wildcards: training_inputs(ALIGNMENTS[wildcards.alignment]),
-        checked=ancient(CHECKED),
     output:
         "results/alignments/{alignment}/train.json",
     log:

@@ -11,9 +11,9 @@ from sight_beyond_text.errors import UserError
 from sight_beyond_text.session import from_source
 from sight_beyond_text.study import load
 
-FROM_CACHE = config.get("from_cache", False)
-if not isinstance(FROM_CACHE, bool):
-    raise WorkflowError(f"from_cache: found {FROM_CACHE!r}; allowed: true or false")
+if str(config.get("from_cache", False)).lower() not in ("true", "false"):
+    raise WorkflowError(f"from_cache: found {config['from_cache']!r}; allowed: true or false")
+FROM_CACHE = str(config.get("from_cache", False)).lower() == "true"
 
 try:
     STUDY = load(

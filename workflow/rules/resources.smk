@@ -28,6 +28,8 @@ if INSTRUCTIONS is not None:
             " --log {log:q}"
 
 
+# It is no input of a training: a check that is due again must not make trainings due. Taking all
+# cores with a high priority, it runs before them all the same, and stops the workflow if it fails.
 rule check_inputs:
     """Reads benchmarks and given instructions before anything is trained."""
     input:
@@ -39,8 +41,10 @@ rule check_inputs:
         f"logs/studies/{STUDY.name}/check_inputs.log",
     benchmark:
         f"logs/studies/{STUDY.name}/check_inputs.benchmark.tsv"
+    priority: 100
     conda:
         "../../envs/evaluate.yaml"
+    threads: workflow.cores
     params:
         inputs=grid.check_spec(STUDY),
     message:
