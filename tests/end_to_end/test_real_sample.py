@@ -31,9 +31,10 @@ def test_runs_are_trained_on_real_photos(study):
             assert parts == {"multi_modal_projector"}
             continue
         assert parts == {"multi_modal_projector", "language_model"}
-        losses = [point["loss"] for point in record["curve"]]
-        third = len(losses) // 3
-        assert sum(losses[-third:]) < sum(losses[:third])
+        # Kinds of instruction differ in loss, so whole passes over the same samples are compared.
+        first = [point["loss"] for point in record["curve"] if point["epoch"] <= 1]
+        last = [point["loss"] for point in record["curve"] if point["epoch"] > 2]
+        assert sum(last) / len(last) < sum(first) / len(first)
 
 
 def test_real_instructions_speak_of_what_is_annotated(study, shared_data):
