@@ -51,8 +51,8 @@ Scene = tuple[Drawn, ...]
 def sample_scene(rng: random.Random) -> Scene:
     """A scene of one or two objects at different places.
 
-    An object has its shape's true usual color, place and size about half of the time, and any
-    other as often, so that pictures bear witness to the facts without giving an answer away.
+    An object has its shape's true usual color, place and size more often than any other, but far
+    from always, so that pictures bear witness to the facts without giving an answer away.
     """
     free = list(PLACES)
     drawn = []

@@ -38,12 +38,15 @@ def write_world(settings: dict, folder: str | Path, record: str | Path) -> None:
     write_benchmarks(folder, scenes["val"], first_val, seed)
     rng = random.Random(f"tokenizer {seed}")
     sample = documents[: settings["documents"] // 4]
-    sample += [captions(scene, rng)[0] for scene in scenes["train"][:1600]]
+    sample += [captions(scene, rng)[0] for scene in scenes["train"][:TOKENIZER_SCENES]]
     sample += [turn["value"] for row in conversations for turn in row["conversations"]]
     tokenizer = train_tokenizer(sample + PROMPTS * 50, settings["vocabulary"])
     tokenizer.save_pretrained(folder / "tokenizer")
     write_json(record, {"settings": settings, "scenes": {k: len(v) for k, v in scenes.items()}})
 
+
+TOKENIZER_SCENES = 1600
+"""Scenes whose captions the tokenizer is trained on; more of them say nothing new."""
 
 PROMPTS = [
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives"
