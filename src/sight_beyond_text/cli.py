@@ -13,8 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
+from sight_beyond_text.commands.chat import chat
+from sight_beyond_text.commands.corrupt import corrupt
+from sight_beyond_text.commands.export import export
+from sight_beyond_text.commands.import_checkpoint import import_checkpoint
+from sight_beyond_text.commands.score import score
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.session import session
+from sight_beyond_text.session import prepare_torch, session
 
 app = typer.Typer(
     help="Does training on images make a language model more truthful and ethical?",
@@ -98,7 +103,7 @@ def micro_world(settings: SpecText, record: Made, log: Log = None, threads: Thre
 def micro_tower(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Trains the CLIP tower."""
     with session(log, threads):
-        _torch(threads)
+        prepare_torch(threads)
         from sight_beyond_text.micro.tower import train_tower
 
         world = record.parents[1]
@@ -109,7 +114,7 @@ def micro_tower(settings: SpecText, record: Made, log: Log = None, threads: Thre
 def micro_base(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Pretrains micro-base."""
     with session(log, threads):
-        _torch(threads)
+        prepare_torch(threads)
         from sight_beyond_text.micro.pretrain import pretrain_base
 
         world = record.parents[1]
@@ -120,7 +125,7 @@ def micro_base(settings: SpecText, record: Made, log: Log = None, threads: Threa
 def micro_chat(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Tunes micro-base on text instructions: micro-chat."""
     with session(log, threads):
-        _torch(threads)
+        prepare_torch(threads)
         from sight_beyond_text.micro.pretrain import pretrain_chat
 
         world, models = record.parents[1], record.parent
@@ -194,6 +199,16 @@ def check(inputs: SpecText, log: Log = None) -> None:
 
 
 @app.command()
+def features(settings: SpecText, log: Log = None, threads: Threads = None) -> None:
+    """Computes what the vision tower makes of the training images, once for all runs."""
+    with session(log, threads):
+        prepare_torch(threads)
+        from sight_beyond_text.models.features import make_features
+
+        make_features(_spec(settings))
+
+
+@app.command()
 def align(run: SpecText, record: Record, log: Log = None, threads: Threads = None) -> None:
     """Stage 1: trains a base's projector."""
     _train(run, record, log, threads)
@@ -206,11 +221,20 @@ def tune(run: SpecText, record: Record, log: Log = None, threads: Threads = None
 
 
 def _train(run: str, record: Path, log: Path | None, threads: int | None) -> None:
+    spec = None
+    with session():
+        spec = _spec(run)
+    from sight_beyond_text.training.launch import is_one_of_several, launch
+
+    processes = spec["training"]["processes"]
+    if processes > 1 and not is_one_of_several():
+        launch(processes, sys.argv[1:])
+        return
     with session(log, threads):
-        _torch(threads)
+        prepare_torch(threads)
         from sight_beyond_text.training.train import train
 
-        train(_spec(run), record)
+        train(spec, record)
 
 
 @app.command()
@@ -222,7 +246,7 @@ def evaluate(
 ) -> None:
     """Scores a run, a base or a reference on the text or the image suite."""
     with session(log, threads):
-        _torch(threads)
+        prepare_torch(threads)
         read = _spec(evaluation)
         from sight_beyond_text.models.checkpoints import verify
 
@@ -283,6 +307,13 @@ def draw(
         write_json(record, made)
 
 
+app.command()(chat)
+app.command()(corrupt)
+app.command()(export)
+app.command("import")(import_checkpoint)
+app.add_typer(score, name="score")
+
+
 def _spec(text: str) -> dict[str, Any]:
     try:
         made = json.loads(text)
@@ -303,19 +334,6 @@ def _checked(model, values: dict, where: str) -> dict:
     except ValidationError as error:
         lines = describe(error, model, []).splitlines()
         raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
-
-
-def _torch(threads: int | None) -> None:
-    """Sets torch's threads before it computes; quietens what libraries print on import."""
-    import os
-    import warnings
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", message=".*kernels.*")
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
 
 
 def main() -> None:

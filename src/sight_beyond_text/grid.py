@@ -12,11 +12,23 @@ from functools import cache
 from pathlib import Path
 
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.files import sha256
-from sight_beyond_text.study import MICRO, RECIPE_VERSION, Base, Cell, Lora, Study, digest
+from sight_beyond_text.files import read_json, sha256
+from sight_beyond_text.study import (
+    MICRO,
+    RECIPE_VERSION,
+    Base,
+    Cell,
+    Lora,
+    Reference,
+    Study,
+    digest,
+)
 
 RUNS = "results/runs"
 ALIGNMENTS = "results/alignments"
+FEATURES = "resources/features"
+COMPLETE = "complete.json"
+"""The record in a checkpoint's folder, written last."""
 
 
 class Spec(dict):
@@ -83,7 +95,34 @@ def missing_inputs(study: Study) -> list[str]:
         hub = re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith((".", "~"))
         if not model.startswith(MICRO) and not Path(model).exists() and not hub:
             lines.append(f"{key}: {model}: no such folder, and no hub id (owner/name) either")
+    for name, reference in study.references.items():
+        lines += [f"references.{name}.checkpoint: {why}" for why in _misfits(study, reference)]
     return lines
+
+
+def _misfits(study: Study, reference: Reference) -> list[str]:
+    """Why a reference's checkpoint can't be evaluated with the study's models."""
+    if reference.checkpoint is None:
+        return []
+    if not (Path(reference.checkpoint) / COMPLETE).is_file():
+        return [f"{reference.checkpoint}: no checkpoint there; `sight import` makes one"]
+    recipe = _checkpoint_record(reference)["recipe"]
+    out = []
+    base = identity(**_named(base_source(study, reference)))
+    if _other_model(recipe.get("base"), base):
+        out.append(f"it stands on the base {recipe['base']}, model says {base}")
+    tower, made_for = _identified_tower(_tower(study)), recipe.get("tower") or {}
+    for key, value in made_for.items():
+        other = _other_model(value, tower["model"]) if key == "model" else value != tower.get(key)
+        if other and key != "revision":
+            out.append(f"its projector was made for tower.{key} {value}, found {tower.get(key)}")
+    return out
+
+
+def _other_model(one: str | None, two: str) -> bool:
+    """Whether two identities are surely two models; a hub id and a folder may be the same."""
+    kinds = {str(name).partition(":")[0] for name in (one, two)}
+    return one is not None and len(kinds) == 1 and one.partition("@")[0] != two.partition("@")[0]
 
 
 def check_inputs(study: Study) -> None:
@@ -138,8 +177,42 @@ def _data(study: Study, stage: str) -> dict:
     }
 
 
-def _base(study: Study, base: Base) -> dict:
-    return {"model": study.path(base.model), "revision": base.revision}
+def features_spec(study: Study, precision: str) -> Spec:
+    """The tower's features of all training images, computed once for all runs of a precision."""
+    files = sorted({_data(study, stage)["instructions"] for stage in ("align", "tune")})
+    images = study.path(study.data.images)
+    tower = _tower(study)
+    recipe = {
+        "version": RECIPE_VERSION,
+        "tower": _identified_tower(tower),
+        "precision": precision,
+        "instructions": [identity(path) for path in files],
+        "images": images,
+    }
+    return Spec(
+        tower=tower,
+        precision=precision,
+        instructions=files,
+        images=images,
+        limit_gib=study.data.feature_cache_gib,
+        folder=f"{FEATURES}/{digest(recipe)}",
+    )
+
+
+def features_specs(study: Study) -> list[Spec]:
+    """The caches of features that trainings with images read."""
+    trained = [*align_specs(study), *run_specs(study)]
+    precisions = {spec["training"]["precision"] for spec in trained if spec["features"]}
+    return [features_spec(study, precision) for precision in sorted(precisions)]
+
+
+def base_source(study: Study, base: Base) -> dict:
+    """What to load for a base: `{model, revision, remote_code}`."""
+    return {
+        "model": study.path(base.model),
+        "revision": base.revision,
+        "remote_code": base.remote_code,
+    }
 
 
 def _tower(study: Study) -> dict:
@@ -151,7 +224,7 @@ def align_spec(study: Study, base: str, seed: int) -> Spec:
     spec = {
         "stage": "align",
         "mode": "align",
-        "base": _base(study, study.bases[base]),
+        "base": base_source(study, study.bases[base]),
         "template": "plain",
         "tower": _tower(study),
         "source": {"form": "visual", "kinds": "all"},
@@ -160,6 +233,7 @@ def align_spec(study: Study, base: str, seed: int) -> Spec:
         "projector_learning_rate": None,
         "lora": None,
         "projector": None,
+        "features": features_spec(study, study.alignment.precision)["folder"],
         "seed": seed,
     }
     return _identified(spec, ALIGNMENTS, f"{base}-align-s{seed}")
@@ -173,10 +247,12 @@ def run_spec(study: Study, cell: Cell) -> Spec:
     for key in ("mode", "lora", "projector_learning_rate"):
         training.pop(key)
     lora = (tuning.lora or Lora()).model_dump() if tuning.mode in ("lora", "qlora") else None
+    visual = study.sources[cell.source].form == "visual"
+    features = features_spec(study, tuning.precision) if visual else None
     spec = {
         "stage": "tune",
         "mode": tuning.mode,
-        "base": _base(study, study.bases[cell.base]),
+        "base": base_source(study, study.bases[cell.base]),
         "template": study.bases[cell.base].template,
         "tower": _tower(study),
         "source": study.sources[cell.source].model_dump(),
@@ -185,6 +261,7 @@ def run_spec(study: Study, cell: Cell) -> Spec:
         "projector_learning_rate": tuning.projector_learning_rate,
         "lora": lora,
         "projector": alignment["checkpoint"],
+        "features": features["folder"] if features else None,
         "seed": cell.seed,
     }
     slug = f"{cell.base}-{cell.source}-{cell.tuning}-s{cell.seed}"
@@ -205,13 +282,17 @@ def _identified(spec: dict, root: str, slug: str) -> Spec:
         "projector": started_from,
         "version": RECIPE_VERSION,
         "base": identity(**_named(spec["base"])),
-        "tower": {**spec["tower"], "model": identity(**_named(spec["tower"]))},
+        "tower": _identified_tower(spec["tower"]),
         "instructions": identity(data["instructions"]),
         "captions": identity(captions) if captions else None,
         "captions_in_place": data["captions_in_place"] if captions else None,
     }
     name = f"{slug}-{digest(recipe)}"
     return Spec(id=name, recipe=recipe, checkpoint=f"{root}/{name}/checkpoint", **spec)
+
+
+def _identified_tower(tower: dict) -> dict:
+    return {**tower, "model": identity(**_named(tower))}
 
 
 def _named(model: dict) -> dict:
@@ -227,45 +308,24 @@ def subjects(study: Study) -> list[Spec]:
     out = []
     for name, base in study.bases.items():
         alignment = align_spec(study, name, study.seeds[0])
-        out.append(
-            Spec(
-                id=f"{name}-untuned-{digest([alignment['id'], base.template])}",
-                kind="base",
-                label=base.label or name,
-                base_name=name,
-                source=None,
-                tuning=None,
-                seed=None,
-                mode=None,
-                base=_base(study, base),
-                template=base.template,
-                tower=_tower(study),
-                checkpoint=None,
-                projector=alignment["checkpoint"],
-                precision=study.alignment.precision,
-            )
-        )
-    for name, base in study.references.items():
-        model = _base(study, base)
-        known = [identity(**_named(model)), base.template, study.alignment.precision]
-        out.append(
-            Spec(
-                id=f"{name}-reference-{digest(known)}",
-                kind="reference",
-                label=base.label or name,
-                base_name=name,
-                source=None,
-                tuning=None,
-                seed=None,
-                mode=None,
-                base=model,
-                template=base.template,
-                tower=None,
-                checkpoint=None,
-                projector=None,
-                precision=study.alignment.precision,
-            )
-        )
+        known = [alignment["id"], base.template]
+        loaded = {"tower": _tower(study), "projector": alignment["checkpoint"]}
+        out.append(_only_evaluated(study, "base", name, base, "untuned", known, loaded))
+    for name, reference in study.references.items():
+        known = [
+            identity(**_named(base_source(study, reference))),
+            reference.template,
+            study.alignment.precision,
+        ]
+        loaded = {}
+        if reference.checkpoint is not None:
+            record = _checkpoint_record(reference)
+            loaded = {"mode": record["recipe"]["mode"], "checkpoint": reference.checkpoint}
+            known.append([record["files"], record.get("image_marks")])
+            if "projector.safetensors" in record["files"]:
+                loaded |= {"tower": _tower(study), "projector": reference.checkpoint}
+                known.append(_identified_tower(_tower(study)))
+        out.append(_only_evaluated(study, "reference", name, reference, "reference", known, loaded))
     for cell in study.cells()[0]:
         run = run_spec(study, cell)
         out.append(
@@ -289,6 +349,38 @@ def subjects(study: Study) -> list[Spec]:
     return out
 
 
+def _only_evaluated(
+    study: Study, kind: str, name: str, base: Base, what: str, known: list, loaded: dict
+) -> Spec:
+    """A subject that isn't trained in the grid.
+
+    Args:
+        what: says in the id what it is.
+        known: what its scores hang on besides the benchmarks.
+        loaded: `mode`, `checkpoint`, `projector` and `tower`, where it has them.
+    """
+    return Spec(
+        id=f"{name}-{what}-{digest(known)}",
+        kind=kind,
+        label=base.label or name,
+        base_name=name,
+        source=None,
+        tuning=None,
+        seed=None,
+        base=base_source(study, base),
+        template=base.template,
+        precision=study.alignment.precision,
+        **{"mode": None, "checkpoint": None, "projector": None, "tower": None, **loaded},
+    )
+
+
+def _checkpoint_record(reference: Reference) -> dict:
+    record = read_json(Path(reference.checkpoint) / COMPLETE, "record of an imported checkpoint")
+    if not isinstance(record, dict) or not {"recipe", "files"} <= record.keys():
+        raise UserError(f"{reference.checkpoint}/{COMPLETE}: not such a record; import it again")
+    return record
+
+
 def run_specs(study: Study) -> list[Spec]:
     """Stage 2 of every cell that is kept."""
     return [run_spec(study, cell) for cell in study.cells()[0]]
@@ -300,7 +392,11 @@ def align_specs(study: Study) -> list[Spec]:
 
 
 def benchmarks(study: Study, suite: str) -> dict[str, dict]:
-    """The benchmarks of a suite ("text" or "image") with their paths resolved."""
+    """The benchmarks of a suite ("text" or "image") with their paths resolved.
+
+    An image benchmark with corruptions is followed by its corrupted twins, each with a
+    `corruption` {kind, severity, cache}.
+    """
     chosen = study.evaluation.text if suite == "text" else study.evaluation.image
     resolved = {}
     for name, benchmark in chosen.items():
@@ -308,7 +404,12 @@ def benchmarks(study: Study, suite: str) -> dict[str, dict]:
         for key in (*_FILES, "images"):
             if values.get(key) is not None:
                 values[key] = study.path(values[key])
+        corruptions = values.pop("corruptions", None)
         resolved[name] = values
+        if corruptions is not None:
+            for kind, severity in benchmark.corruptions.pairs():
+                corruption = {"kind": kind, "severity": severity, "cache": corruptions["cache"]}
+                resolved[f"{name}-{kind}-{severity}"] = {**values, "corruption": corruption}
     return resolved
 
 
@@ -328,7 +429,7 @@ def evaluation_specs(study: Study) -> list[Spec]:
     made = []
     for subject in subjects(study):
         for suite in ("text", "image"):
-            # A reference is a language model alone.
+            # A reference without a projector is a language model alone.
             if benchmarks(study, suite) and (suite == "text" or subject["tower"] is not None):
                 made.append(evaluation_spec(study, subject, suite))
     return made
@@ -342,6 +443,8 @@ def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
     for name, values in chosen.items():
         known = {k: identity(v) for k, v in values.items() if k in _FILES and v is not None}
         recipe[name] = {**values, **known, "images": None}
+        if "corruption" in values:
+            recipe[name]["corruption"] = {**values["corruption"], "cache": None}
     key = digest({"version": RECIPE_VERSION, "protocol": settings.protocol, "benchmarks": recipe})
     return Spec(
         subject={key: subject[key] for key in _LOADED},
@@ -355,7 +458,14 @@ def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
 
 _MADE_HERE = ("resources/micro/", "resources/instructions/", "results/")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
-_NOT_IN_THE_WEIGHTS = ("max_lost", "gradient_checkpointing")
+_NOT_IN_THE_WEIGHTS = (
+    "max_lost",
+    "token_budget",
+    "gradient_checkpointing",
+    "save_steps",
+    "processes",
+    "fsdp",
+)
 _FILES = ("path", "questions", "annotations")
 _LOADED = ("id", "mode", "base", "template", "tower", "checkpoint", "projector", "precision")
 

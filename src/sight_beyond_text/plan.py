@@ -25,7 +25,7 @@ def plan(study: Study) -> dict:
         "references": list(study.references),
         "benchmarks": {
             "text": list(study.evaluation.text),
-            "image": list(study.evaluation.image),
+            "image": list(grid.benchmarks(study, "image")),
         },
     }
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from sight_beyond_text.errors import UserError
 
+TOLD = "SIGHT_TOLD"
+"""Variable with the path of a file that the first of several processes to fail creates."""
+
 
 @contextlib.contextmanager
 def session(log: str | Path | None = None, threads: int | None = None) -> Iterator[None]:
@@ -61,13 +64,27 @@ def from_source(folder: str | Path) -> str:
     )
 
 
+def prepare_torch(threads: int | None = None) -> None:
+    """Sets torch's threads before it computes; quietens what libraries print on import."""
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", message=".*kernels.*")
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def _redirect(log: Path) -> int:
     """Sends descriptors 1 and 2 to the log; returns the terminal's standard error."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     terminal = os.dup(2)
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    # Several processes of one step share its log; the first begins it.
+    fresh = 0 if int(os.environ.get("RANK", 0)) else os.O_TRUNC
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | fresh, 0o666)
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
@@ -75,6 +92,11 @@ def _redirect(log: Path) -> int:
 
 
 def _tell(text: str, terminal: int | None) -> None:
+    if os.environ.get(TOLD):
+        try:
+            open(os.environ[TOLD], "x").close()
+        except OSError:
+            return
     lines = "".join(f"error: {line}\n" for line in text.splitlines() if line.strip())
     sys.stderr.write(lines)
     sys.stderr.flush()

@@ -11,10 +11,11 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sight_beyond_text import presets
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.study_errors import describe
 
@@ -31,6 +32,20 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 
 
+Corruption = Literal[
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur",
+    "zoom_blur", "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate",
+    "jpeg_compression", "speckle_noise", "gaussian_blur", "spatter", "saturate",
+]  # fmt: skip
+"""Kinds of image corruption (`evaluation.corruptions`)."""
+
+Subtask = Literal[
+    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark",
+    "artwork", "OCR", "commonsense_reasoning", "numerical_calculation", "text_translation",
+    "code_reasoning",
+]  # fmt: skip
+"""Subtasks of MME (`evaluation.scorers.mme`)."""
+
 _MICRO_MODELS = ("models/base", "models/chat", "models/tower")
 _MICRO_FOLDERS = ("images", "annotations", "benchmarks", "texts")
 
@@ -39,6 +54,22 @@ class Model(BaseModel):
     """What all parts of a study share: unknown keys are refused, nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _unless_preset(schema: dict) -> None:
+    """In the JSON schema, what a preset can give is required only without one."""
+    needed = [name for name in schema.pop("required", []) if name != "mode"]
+    schema["anyOf"] = [{"required": ["preset"]}, {"required": needed}]
+
+
+class WithPreset(Model):
+    """A part of a study whose values a published recipe can give."""
+
+    model_config = ConfigDict(json_schema_extra=_unless_preset)
+
+    preset: Literal[presets.NAMES] | None = Field(
+        None, exclude=True, description="A published recipe, for all that isn't given here."
+    )
 
 
 class Micro(Model):
@@ -54,7 +85,7 @@ class Micro(Model):
     )
     hidden_size: Positive = Field(96, description="Width of the micro bases.")
     layers: Positive = Field(4, description="Depth of the micro bases.")
-    base_steps: Positive = Field(2000, description="Pretraining steps of micro-base.")
+    base_steps: Positive = Field(1200, description="Pretraining steps of micro-base.")
     chat_steps: Positive = Field(
         250, description="Further steps of micro-chat on text instructions."
     )
@@ -93,6 +124,9 @@ class Data(Model):
         5, description="Captions put in the image's place by sources of form caption, at most."
     )
     make: Instructions = Field(default_factory=Instructions, description="Instructions by rule.")
+    feature_cache_gib: Annotated[float, Field(ge=0)] = Field(
+        8.0, description="Room for the tower's features, computed once for all runs; 0: none."
+    )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Data:
@@ -103,13 +137,23 @@ class Data(Model):
         return self
 
 
-class Tower(Model):
+class Tower(WithPreset):
     """The frozen vision tower."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        return presets.filled(values, presets.TOWER)
 
     model: str = Field(description="Hub id or folder of a CLIP or SigLIP model.")
     revision: str | None = Field(None, description="Hub revision to pin.")
     layer: int = Field(-2, description="Hidden state that the projector reads.")
     projector: Literal["linear", "mlp2x_gelu"] = Field("linear", description="Projector's form.")
+    preparation: Literal["crop", "pad", "stretch"] = Field(
+        "crop",
+        description="How images get square: the middle is kept, they are padded with the mean color"
+        " (as in LLaVA-1.5), or stretched.",
+    )
 
 
 class Base(Model):
@@ -121,6 +165,17 @@ class Base(Model):
         "v1", description="Prompt template for instruction tuning."
     )
     label: str | None = Field(None, description="Name in figures.")
+    remote_code: bool = Field(
+        False, description="Run the repository's own code, if it needs any; read it first."
+    )
+
+
+class Reference(Base):
+    """What is only evaluated: a language model, or a checkpoint that was trained elsewhere."""
+
+    checkpoint: str | None = Field(
+        None, description="Folder of an imported checkpoint (`sight import`) of that model."
+    )
 
 
 class Source(Model):
@@ -134,13 +189,14 @@ class Source(Model):
     )
 
 
-class Training(Model):
+class Training(WithPreset):
     """How one stage is trained."""
 
     learning_rate: Annotated[float, Field(gt=0)] = Field(description="Peak learning rate.")
     epochs: Annotated[float, Field(gt=0)] = Field(1, description="Passes over the data.")
-    batch_size: Positive = Field(description="Samples a step and device.")
-    accumulation: Positive = Field(1, description="Steps whose gradients are summed.")
+    batch_size: Positive = Field(
+        description="Samples an optimizer step, over all passes and processes."
+    )
     warmup: Annotated[float, Field(ge=0, le=1)] = Field(0.03, description="Share of warm-up steps.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's weight decay.")
     max_length: Positive = Field(2048, description="Limit in positions, the image's included.")
@@ -149,7 +205,31 @@ class Training(Model):
         0.01, description="Fail where a larger share of samples would be cut or dropped."
     )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Computing precision.")
-    gradient_checkpointing: bool = Field(True, description="Trade time for memory.")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="In 8 bits, paged: a quarter of the memory, for GPUs."
+    )
+    group_by_length: bool = Field(
+        False, description="Gather samples of like length in a step; faster, and another order."
+    )
+    # What follows changes cost alone, never what is learned.
+    token_budget: Positive | None = Field(
+        16384, description="Positions a forward pass, padding included; null: the whole step."
+    )
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        "auto", description="Trade time for memory; auto: only where the longest pass needs it."
+    )
+    save_steps: Positive = Field(500, description="Steps from one resume point to the next.")
+    processes: Positive = Field(1, description="Processes that share a run, one a GPU (torchrun).")
+    fsdp: bool = Field(False, description="Spread weights and optimizer over the processes.")
+
+
+class Alignment(Training):
+    """Stage 1: the projector learns."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        return presets.filled(values, presets.ALIGNMENT)
 
 
 class Lora(Model):
@@ -177,6 +257,14 @@ class Tuning(Training):
     )
     lora: Lora | None = Field(None, description="Adapters; for lora and qlora.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        modes = {name: by_mode.get(values.get("mode")) for name, by_mode in presets.TUNING.items()}
+        return presets.filled(values, {name: known for name, known in modes.items() if known})
+
     @model_validator(mode="after")
     def _adapters_where_used(self) -> Tuning:
         if self.lora is not None and self.mode not in ("lora", "qlora"):
@@ -197,19 +285,57 @@ class TextBenchmark(Model):
     limit: Positive | None = Field(None, description="Only the first items.")
 
 
+class Corruptions(Model):
+    """Which corrupted twins of an image benchmark are scored beside it."""
+
+    kinds: list[Corruption] | Literal["all"] = Field(
+        "all", description="Kinds of ImageNet-C; all 19 of them by default."
+    )
+    severities: list[Annotated[int, Field(ge=1, le=5, strict=True)]] = Field(
+        default_factory=lambda: [1, 3, 5], min_length=1, description="From 1 (mild) to 5."
+    )
+    cache: str | None = Field(
+        None, description="Folder to keep corrupted images in; they are made on the fly without."
+    )
+
+    def pairs(self) -> list[tuple[str, int]]:
+        """Each kind at each severity."""
+        kinds = get_args(Corruption) if self.kinds == "all" else self.kinds
+        return [(kind, severity) for kind in kinds for severity in self.severities]
+
+
 class ImageBenchmark(Model):
     """One image benchmark, read from its official files."""
 
-    type: Literal["vqa", "pope", "captions"] = Field(description="Which evaluator.")
+    type: Literal["vqa", "pope", "mme", "captions"] = Field(description="Which evaluator.")
     images: str = Field(description="Folder of the images.")
-    questions: str | None = Field(None, description="Question file (vqa, pope).")
+    questions: str | None = Field(
+        None, description="Question file (vqa, pope), or the folder of MME's blank files."
+    )
     annotations: str | None = Field(None, description="Answers (vqa), references (captions).")
+    split: str | None = Field(
+        None, description="Split of a Karpathy file (captions); test by default."
+    )
+    subset: Literal["published"] | None = Field(
+        None, description="The published 5,000 of VQAv2's validation questions (vqa)."
+    )
+    without: list[Subtask] = Field(default_factory=list, description="Subtasks to leave out (mme).")
+    corruptions: Corruptions | None = Field(
+        None, description="Score corrupted images too, as <name>-<kind>-<severity>."
+    )
     prompt: str | None = Field(None, description="Words put to the model, `{question}` filled in.")
     limit: Positive | None = Field(None, description="Only the first questions.")
     only_present: bool = Field(
         False, description="Score only questions whose image is in the folder (a sample)."
     )
     max_new_tokens: Positive = Field(10, description="Length limit of an answer.")
+
+    @model_validator(mode="after")
+    def _keys_of_their_type(self) -> ImageBenchmark:
+        for key, kind in (("split", "captions"), ("subset", "vqa"), ("without", "mme")):
+            if getattr(self, key) and self.type != kind:
+                raise ValueError(f"{key} is for type {kind}, found {self.type}; remove it")
+        return self
 
 
 class Evaluation(Model):
@@ -219,6 +345,17 @@ class Evaluation(Model):
     batch_size: Positive = Field(32, description="Requests a batch.")
     text: dict[Name, TextBenchmark] = Field(default_factory=dict, description="Text suite.")
     image: dict[Name, ImageBenchmark] = Field(default_factory=dict, description="Image suite.")
+
+    @model_validator(mode="after")
+    def _names_stay_apart(self) -> Evaluation:
+        for name, benchmark in self.image.items():
+            for kind, severity in benchmark.corruptions.pairs() if benchmark.corruptions else []:
+                if f"{name}-{kind}-{severity}" in self.image:
+                    raise ValueError(
+                        f"image.{name}-{kind}-{severity}: image.{name}.corruptions makes one of"
+                        " that name; rename it"
+                    )
+        return self
 
 
 class Figures(Model):
@@ -244,7 +381,7 @@ class Study(Model):
     tower: Tower = Field(description="The vision tower.")
     bases: dict[Name, Base] = Field(min_length=1, description="Base language models.")
     sources: dict[Name, Source] = Field(min_length=1, description="Data sources.")
-    alignment: Training = Field(description="Stage 1: the projector learns.")
+    alignment: Alignment = Field(description="Stage 1: the projector learns.")
     tunings: dict[Name, Tuning] = Field(min_length=1, description="Stage 2: ways of tuning.")
     seeds: list[int] = Field(
         default_factory=lambda: [0],
@@ -252,8 +389,10 @@ class Study(Model):
         description="Seeds.",
         json_schema_extra={"uniqueItems": True},
     )
-    references: dict[Name, Base] = Field(
-        default_factory=dict, description="Language models that are only evaluated, on text."
+    references: dict[Name, Reference] = Field(
+        default_factory=dict,
+        description="Language models that are only evaluated, on text; with images too where an"
+        " imported checkpoint has a projector.",
     )
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Benchmarks.")
     figures: Figures = Field(default_factory=Figures, description="How figures look.")

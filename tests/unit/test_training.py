@@ -1,22 +1,16 @@
 """Real training steps of all tunings on a tiny model: what learns, is saved, and comes back."""
 
 import json
-import random
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from tiny_runs import LORA, MODES, make_world, run_spec
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import write_json
-from sight_beyond_text.micro.scenes import captions, draw, sample_scene
-from sight_beyond_text.micro.tokenizer import train_tokenizer
 from sight_beyond_text.models.building import DTYPES, build, load_language_model, load_tokenizer
 from sight_beyond_text.models.checkpoints import (
     completed,
@@ -27,108 +21,10 @@ from sight_beyond_text.models.checkpoints import (
 from sight_beyond_text.training.modes import set_trainable
 from sight_beyond_text.training.train import load_rows, train
 
-MODES = ("full", "lora", "qlora", "frozen")
-LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A base, a tower, a few pictures and instructions."""
-    folder = tmp_path_factory.mktemp("world")
-    torch.manual_seed(0)
-    rng = random.Random(0)
-    scenes = [sample_scene(rng) for _ in range(12)]
-    texts = [text for scene in scenes for text in captions(scene, rng)]
-    tokenizer = train_tokenizer(texts, 320)
-    base = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-        )
-    )
-    base.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
-    CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=64,
-            patch_size=32,
-        )
-    ).save_pretrained(folder / "tower")
-    CLIPImageProcessorPil(
-        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}
-    ).save_pretrained(folder / "tower")
-    (folder / "images").mkdir()
-    rows = []
-    for number, scene in enumerate(scenes):
-        draw(scene, rng).save(folder / "images" / f"{number}.png")
-        turns = [
-            {"from": "human", "value": "<image>\nWhat is this?"},
-            {"from": "gpt", "value": captions(scene, rng)[0]},
-        ]
-        rows.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
-    write_json(folder / "instructions.json", rows)
-    said = [{"id": i, "image_id": i, "caption": f"scene {i}."} for i in range(12)]
-    pictures = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 64} for i in range(12)]
-    write_json(folder / "captions.json", {"images": pictures, "annotations": said})
-    return folder
-
-
-def spec(world, mode: str, **changes) -> dict:
-    """A run's spec, as `grid.run_spec` would make it."""
-    made = {
-        "id": f"test-{mode}",
-        "stage": "tune",
-        "mode": mode,
-        "base": {"model": str(world / "base"), "revision": None},
-        "template": "v1",
-        "tower": {
-            "model": str(world / "tower"),
-            "revision": None,
-            "layer": -2,
-            "projector": "linear",
-        },
-        "source": {"form": "visual", "kinds": "all"},
-        "data": {
-            "instructions": str(world / "instructions.json"),
-            "images": str(world / "images"),
-            "captions": str(world / "captions.json"),
-            "captions_in_place": 1,
-        },
-        "training": {
-            "learning_rate": 1e-2,
-            "epochs": 6,
-            "batch_size": 4,
-            "accumulation": 1,
-            "warmup": 0.03,
-            "weight_decay": 0.0,
-            "max_length": 512,
-            "max_samples": None,
-            "max_lost": 0.01,
-            "precision": "fp32",
-            "gradient_checkpointing": False,
-        },
-        "projector_learning_rate": None,
-        "lora": LORA if mode in ("lora", "qlora") else None,
-        "projector": None,
-        "seed": 0,
-        "recipe": {"mode": mode},
-        "checkpoint": str(world / "runs" / mode / "checkpoint"),
-    }
-    for key, value in changes.items():
-        made["training" if key in made["training"] else key] = (
-            {**made["training"], key: value} if key in made["training"] else value
-        )
-    return made
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +33,7 @@ def trained(world):
     runs = {}
     for mode in MODES:
         rate = {"full": 3e-3, "frozen": 3e-2}.get(mode, 1e-2)
-        given = spec(world, mode, learning_rate=rate)
+        given = run_spec(world, mode, learning_rate=rate)
         runs[mode] = (given, train(given, world / "runs" / mode / "train.json"))
     return runs
 
@@ -158,7 +54,7 @@ def base_state(world) -> dict:
 
 @pytest.mark.parametrize("mode", ("align", *MODES))
 def test_what_learns(world, mode):
-    given = spec(world, mode)
+    given = run_spec(world, mode)
     tokenizer = load_tokenizer(given["base"])
     llm = load_language_model(given["base"], torch.float32, four_bit=mode == "qlora")
     if mode in ("lora", "qlora"):
@@ -247,7 +143,7 @@ def test_a_checkpoint_comes_back_as_it_was_trained(world, trained, mode):
 
 
 def test_the_same_seed_gives_the_same_weights(world, trained):
-    given = spec(world, "lora", checkpoint=str(world / "runs" / "again" / "checkpoint"))
+    given = run_spec(world, "lora", checkpoint=str(world / "runs" / "again" / "checkpoint"))
     record = train(given, world / "runs" / "again" / "train.json")
     weights = "adapter/adapter_model.safetensors"
     assert record["files"][weights] == trained["lora"][1]["files"][weights]
@@ -261,7 +157,7 @@ def test_a_finished_run_is_not_trained_again(world, trained):
 
 
 def test_a_changed_weight_is_not_believed(world, tmp_path):
-    given = spec(world, "frozen", checkpoint=str(tmp_path / "checkpoint"))
+    given = run_spec(world, "frozen", checkpoint=str(tmp_path / "checkpoint"))
     train(given, tmp_path / "train.json")
     verify(given["checkpoint"])
     path = tmp_path / "checkpoint" / "projector.safetensors"
@@ -276,7 +172,7 @@ def test_a_changed_weight_is_not_believed(world, tmp_path):
 def test_sources_see_the_same_conversations(world):
     rows = {}
     for form in ("visual", "caption", "text"):
-        given = spec(world, "lora", source={"form": form, "kinds": "all"}, max_samples=7)
+        given = run_spec(world, "lora", source={"form": form, "kinds": "all"}, max_samples=7)
         rows[form] = load_rows(given)
     ids = [row["id"] for row in rows["visual"]]
     assert len(ids) == 7
@@ -286,14 +182,14 @@ def test_sources_see_the_same_conversations(world):
 
 
 def test_too_many_lost_samples_stop_a_run_before_it_trains(world, tmp_path):
-    given = spec(world, "lora", max_length=40, checkpoint=str(tmp_path / "checkpoint"))
+    given = run_spec(world, "lora", max_length=40, checkpoint=str(tmp_path / "checkpoint"))
     with pytest.raises(UserError, match="12 samples cut at max_length 40"):
         train(given, tmp_path / "train.json")
     assert not (tmp_path / "train.json").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path):
-    given = spec(world, "full", learning_rate=1e30, checkpoint=str(tmp_path / "checkpoint"))
+    given = run_spec(world, "full", learning_rate=1e30, checkpoint=str(tmp_path / "checkpoint"))
     with pytest.raises(UserError, match="at step"):
         train(given, tmp_path / "train.json")
     assert not (tmp_path / "train.json").exists()
@@ -301,3 +197,81 @@ def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path):
 
 def test_precisions_are_known():
     assert DTYPES == {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def test_a_broken_loss_names_step_samples_and_the_last_good_checkpoint(world, tmp_path):
+    given = run_spec(
+        world, "full", learning_rate=1e30, save_steps=1, checkpoint=str(tmp_path / "checkpoint")
+    )
+    with pytest.raises(UserError) as caught:
+        train(given, tmp_path / "train.json")
+    told = str(caught.value)
+    # The first step warms up, the second ruins the weights, the third shows it.
+    assert "at step 3; samples " in told
+    assert str(tmp_path / "checkpoint" / "resume" / "checkpoint-2") in told
+    named = told.split("samples ")[1].split(";")[0].split(", ")
+    assert len(named) == 4
+    assert set(named) <= {str(i) for i in range(12)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_passes_and_checkpointing_change_no_result(world, trained, tmp_path, mode):
+    given, record = trained[mode]
+    split = run_spec(
+        world,
+        mode,
+        learning_rate=given["training"]["learning_rate"],
+        token_budget=60,
+        gradient_checkpointing=True,
+        checkpoint=str(tmp_path / "checkpoint"),
+    )
+    again = train(split, tmp_path / "train.json")
+    losses = [[point["loss"] for point in made["curve"]] for made in (record, again)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+
+
+_WITHOUT_MEMORY = """
+import json, resource, sys
+import torch
+from sight_beyond_text.training import learner, train
+spec = json.loads(sys.argv[1])
+fit = train._make_it_fit
+def limited(*arguments):
+    # From here on: what is taken already, and little more.
+    taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[2]), -1))
+    fit(*arguments)
+train._make_it_fit = limited
+from sight_beyond_text.session import session
+with session():
+    train.train(spec, sys.argv[3])
+"""
+
+
+def test_without_memory_the_run_stops_before_its_first_step(world, tmp_path, repository):
+    turns = [
+        {"from": "human", "value": "Tell me more."},
+        {"from": "gpt", "value": "The sky is wide and blue today. " * 8},
+    ]
+    rows = [{"id": str(number), "conversations": turns} for number in range(200)]
+    write_json(tmp_path / "long.json", rows)
+    given = run_spec(
+        world,
+        "full",
+        token_budget=None,
+        batch_size=200,
+        data={"instructions": str(tmp_path / "long.json"), "images": "-", "captions": None},
+        checkpoint=str(tmp_path / "checkpoint"),
+    )
+    limit, record = str(2**26), str(tmp_path / "train.json")
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_MEMORY, json.dumps(given), limit, record],
+        env={**os.environ, "PYTHONPATH": str(repository / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(told) == 1
+    assert "out of memory in the largest pass (200 samples" in told[0]
+    assert "token_budget" in told[0]

@@ -44,16 +44,19 @@ FIGURES = (
 )
 
 # Specs by id; drawing from cached tables needs none.
-RUNS, ALIGNMENTS, EVALUATIONS, INSTRUCTIONS = {}, {}, {}, None
+RUNS, ALIGNMENTS, EVALUATIONS, FEATURES, INSTRUCTIONS = {}, {}, {}, {}, None
 if not FROM_CACHE:
     RUNS = {spec["id"]: spec for spec in grid.run_specs(STUDY)}
     ALIGNMENTS = {spec["id"]: spec for spec in grid.align_specs(STUDY)}
     EVALUATIONS = {spec["folder"]: spec for spec in grid.evaluation_specs(STUDY)}
+    FEATURES = {Path(spec["folder"]).name: spec for spec in grid.features_specs(STUDY)}
     INSTRUCTIONS = grid.instructions_spec(STUDY)
 
 
 def record_of(checkpoint):
-    """The completion record that stands for a checkpoint."""
+    """The completion record that stands for a checkpoint; an imported one is there already."""
+    if checkpoint in {reference.checkpoint for reference in STUDY.references.values()}:
+        return ancient(f"{checkpoint}/{grid.COMPLETE}")
     return f"{os.path.dirname(checkpoint)}/train.json"
 
 
@@ -77,7 +80,14 @@ def training_inputs(spec):
     paths = [spec["base"]["model"], spec["tower"]["model"], data["instructions"], data["images"]]
     if spec["source"]["form"] == "caption":
         paths.append(data["captions"])
+    if spec["features"] is not None:
+        paths.append(f"{spec['features']}/features.json")
     return [made(path) for path in paths]
+
+
+def features_inputs(spec):
+    """What the tower's features wait for."""
+    return [made(path) for path in [spec["tower"]["model"], spec["images"], *spec["instructions"]]]
 
 
 def evaluation_of(wildcards):

@@ -28,6 +28,27 @@ if INSTRUCTIONS is not None:
             " --log {log:q}"
 
 
+rule cache_features:
+    """Computes the frozen tower's features of all training images, for every run to read."""
+    input:
+        lambda wildcards: features_inputs(FEATURES[wildcards.key]),
+    output:
+        f"{grid.FEATURES}/{{key}}/features.json",
+    log:
+        f"logs/{grid.FEATURES}/{{key}}.log",
+    benchmark:
+        f"logs/{grid.FEATURES}/{{key}}.benchmark.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 1
+    params:
+        features=lambda wildcards: FEATURES[wildcards.key],
+    message:
+        "Features of the training images"
+    shell:
+        "sight features {params.features:q} --threads {threads} --log {log:q}"
+
+
 # It is no input of a training: a check that is due again must not make trainings due. Taking all
 # cores with a high priority, it runs before them all the same, and stops the workflow if it fails.
 rule check_inputs:

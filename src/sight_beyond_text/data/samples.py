@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sight_beyond_text.data.templates import IMAGE, Segment, segments, turns_of
 from sight_beyond_text.errors import UserError
@@ -22,18 +26,21 @@ class Losses:
 
     Attributes:
         total: samples seen.
-        cut: ids of samples cut at the length limit.
-        dropped: ids of samples with nothing left to learn.
+        cut: ids of samples longer than the limit.
+        dropped: ids of samples left out: nothing to learn is within the limit, or the limit would
+            go through their image.
+        lost: how many samples are in either.
     """
 
     total: int = 0
     cut: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    lost: int = 0
 
     @property
     def share(self) -> float:
         """Cut and dropped samples among all."""
-        return (len(self.cut) + len(self.dropped)) / max(1, self.total)
+        return self.lost / max(1, self.total)
 
 
 def encode(
@@ -41,39 +48,74 @@ def encode(
 ) -> tuple[list[int], list[int]]:
     """Tokens and labels of one laid-out conversation.
 
+    Each segment is tokenized once, and its labels are its tokens or nothing. Only marks become
+    special tokens: "</s>" in a text is tokenized as the four characters that it is. A text that
+    follows text goes on from it, without the space that SentencePiece puts before a text of its
+    own. A text that follows a mark or the image is one of its own: the published code, too,
+    tokenizes what stands before and after the image apart, and Llama's (in its form of 2023) does
+    so after every special token.
+
     Args:
-        laid: segments; neighbours that are both learned or both not are tokenized as one text.
+        laid: a conversation's segments, as a template gives them.
         tokenizer: its BOS opens the sequence, where it has one.
         image_token: id that stands for one position of an image.
         patches: positions an image.
 
     Returns:
         ids and labels of the same length; labels are `IGNORED` where nothing is learned.
+
+    Raises:
+        UserError: the tokenizer has no token for a mark.
     """
     ids, labels = [], []
     if tokenizer.bos_token_id is not None:
         ids, labels = [tokenizer.bos_token_id], [IGNORED]
-    run: list[Segment] = []
-
-    def flush() -> None:
-        if run:
-            text = "".join(segment.text for segment in run)
-            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-            ids.extend(tokens)
-            labels.extend(tokens if run[0].learn else [IGNORED] * len(tokens))
-            run.clear()
-
+    goes_on = swallows = False
     for segment in laid:
-        if segment.text == IMAGE:
-            flush()
-            ids.extend([image_token] * patches)
-            labels.extend([IGNORED] * patches)
-            continue
-        if run and run[0].learn != segment.learn:
-            flush()
-        run.append(segment)
-    flush()
+        if segment.mark:
+            token, swallows = image_token, False
+            if not segment.is_image:
+                token, swallows = _mark_token(tokenizer, segment.text)
+            tokens = [token] * (patches if segment.is_image else 1)
+            goes_on = False
+        else:
+            text = segment.text.lstrip() if swallows else segment.text
+            tokens = _going_on(tokenizer, text) if goes_on else _plain_tokens(tokenizer, text)
+            goes_on, swallows = goes_on or bool(tokens), swallows and not tokens
+        ids += tokens
+        labels += tokens if segment.learn else [IGNORED] * len(tokens)
     return ids, labels
+
+
+def _going_on(tokenizer, text: str) -> list[int]:
+    """Tokens of a text that follows another: those it has after a line's end.
+
+    Where a line's end and the text's begin make one token, the tokenizer is a byte-level one, which
+    puts no space before a text.
+    """
+    before = _line_end(tokenizer)
+    tokens = _plain_tokens(tokenizer, f"\n{text}")
+    if tokens[: len(before)] == before:
+        return tokens[len(before) :]
+    return _plain_tokens(tokenizer, text)
+
+
+@lru_cache(maxsize=8)
+def _line_end(tokenizer) -> list[int]:
+    return _plain_tokens(tokenizer, "\n")
+
+
+def _plain_tokens(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+@lru_cache(maxsize=1024)
+def _mark_token(tokenizer, name: str) -> tuple[int, bool]:
+    """A mark's id, and whether its token swallows the spaces after it (as Phi's do)."""
+    if name not in tokenizer.get_vocab():
+        raise UserError(f"the tokenizer has no token {name!r}; choose another template")
+    token = tokenizer.convert_tokens_to_ids(name)
+    return token, getattr(tokenizer.added_tokens_decoder.get(token), "rstrip", False)
 
 
 class Conversations(torch.utils.data.Dataset):
@@ -97,22 +139,31 @@ class Conversations(torch.utils.data.Dataset):
             name = str(row["id"])
             turns = turns_of(row["conversations"], f"sample {name!r}")
             laid = segments(turns, template, tokenizer)
-            marks = sum(segment.text == IMAGE for segment in laid)
-            if marks != ("image" in row) or any(IMAGE in answer for _, answer in turns):
+            images = sum(segment.is_image for segment in laid)
+            if images != ("image" in row) or any(IMAGE in answer for _, answer in turns):
                 raise UserError(
                     f"sample {name!r}: an image and its mark {IMAGE} must come together, once, in"
                     " the human's text"
                 )
             ids, labels = encode(laid, tokenizer, image_token, patches)
-            if len(ids) > max_length:
+            if ids.count(image_token) != images * patches:
+                raise UserError(
+                    f"sample {name!r}: the tokenizer gives its text the token {image_token}, which"
+                    " stands for the image; take out the characters that it doesn't know"
+                )
+            cut = len(ids) > max_length
+            whole = image_token not in ids[max_length:]
+            ids, labels = ids[:max_length], labels[:max_length]
+            kept = whole and any(label != IGNORED for label in labels)
+            if cut:
                 self.losses.cut.append(name)
-                ids, labels = ids[:max_length], labels[:max_length]
-            if all(label == IGNORED for label in labels):
+            if kept:
+                self.samples.append(
+                    {"id": name, "input_ids": ids, "labels": labels, "image": row.get("image")}
+                )
+            else:
                 self.losses.dropped.append(name)
-                continue
-            self.samples.append(
-                {"id": name, "input_ids": ids, "labels": labels, "image": row.get("image")}
-            )
+            self.losses.lost += cut or not kept
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -120,7 +171,7 @@ class Conversations(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         sample = dict(self.samples[index])
         if sample["image"] is not None:
-            sample["pixel_values"] = self.pixels(sample["image"])
+            sample[self.pixels.key] = self.pixels(sample["image"])
         return sample
 
 
@@ -132,6 +183,8 @@ class Pixels:
         processor: transformers image processor of the vision tower.
         keep: how many prepared images to keep in memory.
     """
+
+    key = "pixel_values"
 
     def __init__(self, folder: str | Path, processor, keep: int = 4096):
         self.folder, self.processor, self.keep = Path(folder), processor, keep
@@ -148,7 +201,7 @@ class Pixels:
         path = self.folder / name
         try:
             with Image.open(path) as image:
-                rgb = image.convert("RGB")
+                rgb = _rgb(image)
         except FileNotFoundError:
             raise UserError(f"{path}: no such image; fetch it or take its samples out") from None
         except (OSError, Image.DecompressionBombError) as error:
@@ -157,6 +210,21 @@ class Pixels:
         if len(self.kept) < self.keep:
             self.kept[name] = values
         return values
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """An image as it is meant to be seen: upright, in RGB, on white where it is transparent."""
+    image.load()
+    with suppress(OSError, SyntaxError, ValueError, struct.error):
+        image = ImageOps.exif_transpose(image)  # a broken tag is no reason to refuse an image
+    if image.mode.startswith("I"):
+        # 16 bits; Pillow would make all above 255 white.
+        values = np.asarray(image).clip(0, 65535) / 257
+        image = Image.fromarray(values.round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 @dataclass
@@ -170,7 +238,7 @@ class Collator:
     pad: int
 
     def __call__(self, samples: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """A batch: input_ids, labels, attention_mask (B, T); pixel_values (images, 3, H, W)."""
+        """A batch: input_ids, labels, attention_mask (B, T); what the samples hold of images."""
         length = max(len(sample["input_ids"]) for sample in samples)
 
         def padded(key: str, value: int) -> torch.Tensor:
@@ -184,7 +252,8 @@ class Collator:
             "labels": padded("labels", IGNORED),
             "attention_mask": (torch.arange(length)[None] < lengths).long(),
         }
-        images = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
-        if images:
-            batch["pixel_values"] = torch.stack(images)
+        for key in ("pixel_values", "image_features"):
+            images = [sample[key] for sample in samples if key in sample]
+            if images:
+                batch[key] = torch.stack(images)
         return batch

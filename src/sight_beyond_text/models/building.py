@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -12,14 +16,26 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaImageProcessorPil,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import cached_file
 
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.models.sentencepiece import LlamaTokenizer
 
 SPARE_TOKEN = "<image>"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+_UNREADABLE = (OSError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError)
+"""What transformers raises where files are missing, broken, or another model's."""
+
+_PROVEN = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2")
+"""Kinds of LLM whose logits are known to be those of their head; others are tried out."""
 
 
 class LinearProjector(nn.Module):
@@ -34,16 +50,52 @@ class LinearProjector(nn.Module):
         return self.linear(image_features)
 
 
+class CappedHead(nn.Linear):
+    """Another head's weights, its logits capped smoothly, as Gemma 2 does outside of its head."""
+
+    def __init__(self, head: nn.Linear, cap: float):
+        super().__init__(head.in_features, head.out_features, head.bias is not None, device="meta")
+        self.weight, self.bias, self.cap = head.weight, head.bias, cap
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., hidden) to logits (..., rows) between -cap and cap."""
+        return torch.tanh(super().forward(hidden) / self.cap) * self.cap
+
+
 def load_tokenizer(spec: dict):
     """The base's tokenizer.
 
     Raises:
-        UserError: no such folder or hub id, or it holds no tokenizer.
+        UserError: no such folder or hub id, it holds no tokenizer, or needs code of its own.
     """
+    kind = AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(spec["model"], revision=spec["revision"])
-    except (OSError, ValueError) as error:
+        if _file(spec, "tokenizer.json") is None and _file(spec, "tokenizer.model") is not None:
+            settings = _file(spec, "tokenizer_config.json")
+            named = json.loads(Path(settings).read_text("utf-8")) if settings else {}
+            if (named.get("tokenizer_class") or "LlamaTokenizer").startswith("LlamaTokenizer"):
+                kind = LlamaTokenizer
+        tokenizer = kind.from_pretrained(spec["model"], **_source(spec))
+    except _UNREADABLE as error:
         raise UserError(_cannot_load(spec, "tokenizer", error)) from None
+    if hasattr(tokenizer, "legacy"):
+        # transformers forgets it when it saves, and then tokenizes otherwise.
+        tokenizer.init_kwargs["legacy"] = tokenizer.legacy
+    return tokenizer
+
+
+def _file(spec: dict, name: str) -> str | None:
+    return cached_file(
+        spec["model"], name, revision=spec["revision"], _raise_exceptions_for_missing_entries=False
+    )
+
+
+def _source(spec: dict) -> dict:
+    """Where from, for `from_pretrained`; a repository's own code runs only where allowed."""
+    return {
+        "revision": spec["revision"],
+        "trust_remote_code": bool(spec.get("remote_code", False)),
+    }
 
 
 def image_token(tokenizer, rows: int) -> int:
@@ -59,15 +111,23 @@ def image_token(tokenizer, rows: int) -> int:
         UserError: every row is taken.
     """
     vocabulary = tokenizer.get_vocab()
-    if SPARE_TOKEN in vocabulary:
+    if vocabulary.get(SPARE_TOKEN, rows) < rows:
         return vocabulary[SPARE_TOKEN]
-    if rows > len(tokenizer):
+    if rows > max(vocabulary.values()) + 1:
         return rows - 1
-    used = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-    for spare in (tokenizer.unk_token_id, tokenizer.pad_token_id):
-        if spare is not None and spare not in used:
+    template = str(tokenizer.chat_template or "")
+    reserved = [
+        number
+        for number, token in sorted(tokenizer.added_tokens_decoder.items(), reverse=True)
+        if token.special and token.content not in template and number < rows
+    ]
+    unknown = tokenizer.unk_token_id  # the last choice: not every tokenizer knows all characters
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, None}
+    reserved = [number for number in reserved if number != unknown]
+    for spare in (tokenizer.pad_token_id, *reserved, unknown):
+        if spare not in used:
             return spare
-    raise UserError("the tokenizer has no spare token to stand for the image (unk or pad)")
+    raise UserError("the tokenizer has no spare token to stand for the image (unk, pad, reserved)")
 
 
 def padding_token(tokenizer, image: int) -> int:
@@ -81,30 +141,102 @@ def padding_token(tokenizer, image: int) -> int:
 def load_language_model(spec: dict, dtype: torch.dtype, four_bit: bool = False):
     """A causal language model alone.
 
+    Weights are read from safetensors, or else from `.bin` files without unpickling more than
+    tensors.
+
     Args:
-        spec: `{model, revision}`.
+        spec: `{model, revision}`, and `remote_code`, whether the base's own code may run.
         dtype: of the weights (of the computation, in 4 bits).
         four_bit: NF4 with double quantization; the head stays as it is.
 
     Raises:
-        UserError: it can't be loaded from there.
+        UserError: it can't be loaded from there, or isn't a whole causal language model.
     """
+    _check_base(spec)
     quantization = four_bit_config(["lm_head"], dtype) if four_bit else None
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             spec["model"],
-            revision=spec["revision"],
             dtype=dtype,
             quantization_config=quantization,
+            output_loading_info=True,
+            **_source(spec),
         )
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise UserError(_cannot_load(spec, "language model", error)) from None
+    _check_whole(spec, "language model", found)
     for module in model.modules():
         # On some CPUs bitsandbytes repacks weights for bfloat16 when it isn't training; scores
         # would then differ from machine to machine, and odd widths fail.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _check_base(spec: dict) -> None:
+    """Refuses what isn't the full-precision weights of a language model, before they're read."""
+    try:
+        adapter = _file(spec, "adapter_config.json")
+        config = AutoConfig.from_pretrained(spec["model"], **_source(spec)) if not adapter else None
+    except _UNREADABLE as error:
+        raise UserError(_cannot_load(spec, "language model", error)) from None
+    if config is None:
+        raise UserError(f"{spec['model']}: an adapter, not a base; merge it into its base first")
+    kind = config.model_type
+    if str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, "")).endswith("ForConditionalGeneration"):
+        raise UserError(
+            f"{spec['model']}: a model of type {kind!r} has a vision part of its own;"
+            " choose a base that is a language model alone"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError(
+            f"{spec['model']}: quantized already; choose the base in full precision"
+            " (qlora quantizes it when it is loaded)"
+        )
+
+
+def _check_whole(spec: dict, what: str, found: dict) -> None:
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{spec['model']}: not a whole {what}: {len(missing)} tensors are missing, the first"
+            f" is {missing[0]}; fetch it again or choose another"
+        )
+
+
+def add_adapters(llm, settings: dict) -> PeftModel:
+    """Puts fresh low-rank adapters into a language model.
+
+    Args:
+        llm: a base; its modules are changed in place.
+        settings: `{rank, alpha, dropout, targets}`, as `study.Lora`.
+
+    Raises:
+        UserError: a target that no module of the base is named after.
+    """
+    head = llm.get_output_embeddings()
+    there = {
+        name.rsplit(".", 1)[-1]
+        for name, module in llm.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+    missing = [name for name in settings["targets"] if name not in there]
+    if missing:
+        raise UserError(
+            f"lora.targets: {type(llm).__name__} has no {', '.join(missing)};"
+            f" there are: {', '.join(sorted(there))}"
+        )
+    return get_peft_model(
+        llm,
+        LoraConfig(
+            r=settings["rank"],
+            lora_alpha=settings["alpha"],
+            lora_dropout=settings["dropout"],
+            target_modules=settings["targets"],
+            bias="none",
+            task_type="CAUSAL_LM",
+        ),
+    )
 
 
 def four_bit_config(skipped: list[str], dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -119,15 +251,45 @@ def four_bit_config(skipped: list[str], dtype: torch.dtype) -> BitsAndBytesConfi
 
 
 def load_processor(tower: dict):
-    """The tower's image processor (torchvision isn't needed).
+    """The tower's image processor, set to the study's way of making images square.
+
+    Args:
+        tower: `{model, revision, preparation}`. "crop": the shorter side is resized, the middle is
+            kept. "pad": padded to a square with the processor's mean color first, as LLaVA-1.5
+            does. "stretch": both sides are resized.
+
+    Returns:
+        A processor of transformers, without torchvision (whose pixels would differ a little).
 
     Raises:
-        UserError: it can't be loaded from there.
+        UserError: it can't be loaded from there, or its size isn't the tower's.
     """
     try:
-        return AutoImageProcessor.from_pretrained(tower["model"], revision=tower["revision"])
-    except (OSError, ValueError) as error:
+        own = AutoImageProcessor.from_pretrained(tower["model"], backend="pil", **_source(tower))
+    except _UNREADABLE as error:
         raise UserError(_cannot_load(tower, "image processor", error)) from None
+    side = _tower_config(tower).image_size
+    square = {"height": side, "width": side}
+    if tower["preparation"] == "crop" and own.do_center_crop:
+        if dict(own.crop_size) != square:
+            raise UserError(
+                f"{tower['model']}: its image processor crops to {own.crop_size['height']} pixels,"
+                f" its tower sees {side}; take both from one model"
+            )
+        return own
+    crop = tower["preparation"] == "crop"
+    return LlavaImageProcessorPil(
+        size={"shortest_edge": side} if crop else square,
+        do_center_crop=crop,
+        crop_size=square,
+        do_pad=tower["preparation"] == "pad",
+        **{name: getattr(own, name) for name in _PIXEL_SETTINGS},
+    )
+
+
+_PIXEL_SETTINGS = (
+    "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
+)  # fmt: skip
 
 
 def patches_of(tower: dict) -> int:
@@ -142,10 +304,45 @@ def image_positions(vision_config) -> int:
 
 def _tower_config(tower: dict):
     try:
-        config = AutoConfig.from_pretrained(tower["model"], revision=tower["revision"])
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(tower["model"], **_source(tower))
+    except _UNREADABLE as error:
         raise UserError(_cannot_load(tower, "vision tower", error)) from None
     return getattr(config, "vision_config", config)
+
+
+def load_tower(tower: dict, dtype: torch.dtype):
+    """The vision part of a CLIP or SigLIP model.
+
+    Raises:
+        UserError: it can't be loaded from there, is of another type, or has no such layer.
+    """
+    from transformers import CLIPVisionModel, SiglipVisionModel
+
+    config = _tower_config(tower)
+    kinds = {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}
+    if config.model_type not in kinds:
+        raise UserError(
+            f"{tower['model']}: a vision tower of type {config.model_type!r};"
+            f" supported: {', '.join(kinds)}"
+        )
+    states = config.num_hidden_layers + 1
+    if not -states <= tower["layer"] < states:
+        raise UserError(
+            f"tower.layer: {tower['model']} has {states} hidden states, no {tower['layer']}"
+        )
+    try:
+        vision, found = kinds[config.model_type].from_pretrained(
+            tower["model"], dtype=dtype, output_loading_info=True, **_source(tower)
+        )
+    except _UNREADABLE as error:
+        raise UserError(_cannot_load(tower, "vision tower", error)) from None
+    _check_whole(tower, "vision tower", found)
+    return vision
+
+
+def has_class_token(vision_config) -> bool:
+    """Whether a tower's first position stands for the whole image (it is dropped then)."""
+    return vision_config.model_type == "clip_vision_model"
 
 
 def build(
@@ -166,41 +363,60 @@ def build(
 
     Returns:
         The model, in eval mode. The projector is drawn from torch's current seed.
-    """
-    from transformers import CLIPVisionModel, SiglipVisionModel
 
-    vision_config = _tower_config(tower)
-    kinds = {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}
-    if vision_config.model_type not in kinds:
-        raise UserError(
-            f"{tower['model']}: a vision tower of type {vision_config.model_type!r};"
-            f" supported: {', '.join(kinds)}"
-        )
+    Raises:
+        UserError: a part can't be loaded, or the LLM's class does what LLaVA's doesn't.
+    """
+    vision = load_tower(tower, dtype)
     llm = language_model or load_language_model(base, dtype)
-    clip = vision_config.model_type == "clip_vision_model"
+    body, head = llm.base_model, llm.get_output_embeddings()
+    if body is llm or head is None:
+        raise UserError(
+            f"{base['model']}: {type(llm).__name__} can't be taken apart; choose another"
+        )
     config = LlavaConfig(
-        vision_config=vision_config,
-        text_config=llm.config,
+        vision_config=vision.config,
+        text_config=LlamaConfig(
+            vocab_size=3, hidden_size=1, num_hidden_layers=0, num_attention_heads=1
+        ),
         image_token_id=image_token(tokenizer, llm.get_input_embeddings().weight.shape[0]),
         vision_feature_layer=tower["layer"],
-        vision_feature_select_strategy="default" if clip else "full",
-        tie_word_embeddings=llm.config.tie_word_embeddings,
+        vision_feature_select_strategy="default" if has_class_token(vision.config) else "full",
     )
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
-    projector = new_projector(config, tower["projector"]).to(dtype)
-    try:
-        vision = kinds[vision_config.model_type].from_pretrained(
-            tower["model"], revision=tower["revision"], dtype=dtype
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(_cannot_load(tower, "vision tower", error)) from None
+    config.text_config = llm.config
+    config.tie_word_embeddings = llm.config.tie_word_embeddings
     model.model.vision_tower = vision
-    model.model.multi_modal_projector = projector
-    model.model.language_model = llm.model
-    model.lm_head = llm.lm_head
+    model.model.multi_modal_projector = new_projector(config, tower["projector"]).to(dtype)
+    model.model.language_model = body
+    cap = getattr(llm.config, "final_logit_softcapping", None)
+    model.lm_head = CappedHead(head, cap) if cap else head
     model.generation_config = llm.generation_config
-    return model.eval()
+    model.eval()
+    if llm.config.model_type not in _PROVEN:
+        _try_out(model, llm.eval())
+    return model
+
+
+@torch.no_grad()
+def _try_out(model: LlavaForConditionalGeneration, llm: nn.Module) -> None:
+    """Sees that the whole model says of a text what the LLM alone says.
+
+    Raises:
+        UserError: it doesn't; the LLM's class scales its logits, say, outside of its head.
+    """
+    ids = torch.arange(4, device=llm.device)[None]
+    try:
+        alone, whole = llm(input_ids=ids).logits.float(), model(input_ids=ids).logits.float()
+        same = torch.allclose(alone, whole, rtol=1e-3, atol=1e-3 * alone.abs().max().item())
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):
+        same = False
+    if not same:
+        raise UserError(
+            f"{llm.config.name_or_path}: {type(llm).__name__} makes its logits in a way that"
+            " LLaVA's class doesn't; choose a base of another family"
+        )
 
 
 def new_projector(config: LlavaConfig, form: str) -> nn.Module:
@@ -213,6 +429,11 @@ def new_projector(config: LlavaConfig, form: str) -> nn.Module:
 
 
 def _cannot_load(spec: dict, what: str, error: Exception) -> str:
+    if "trust_remote_code=True" in str(error):
+        return (
+            f"{spec['model']}: its {what} needs code of its own, which isn't run unless you allow"
+            " it; read that code, then set `remote_code: true` for this base"
+        )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     kind = "folder" if Path(spec["model"]).exists() else "folder or hub id"
     return f"{spec['model']}: no {what} in this {kind}: {reason}"

@@ -1,8 +1,9 @@
 """Checkpoints of runs: what lies where, and how to believe it.
 
 A checkpoint holds only what its run changed: `projector.safetensors` always; `llm/` (full, a
-Hugging Face folder) or `adapter/` (LoRA and QLoRA, a peft folder for the base). `complete.json`,
-written last, records the run's spec and the hash of each file.
+Hugging Face folder) or `adapter/` (LoRA and QLoRA, a peft folder for the base). An import may
+have `embeddings.safetensors` and `tokenizer/` besides, where its tokens were added to the base's.
+`complete.json`, written last, records the run's recipe and the hash of each file.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ from safetensors.torch import load_file, save_file
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import read_json, sha256
+from sight_beyond_text.grid import COMPLETE
 from sight_beyond_text.models.building import DTYPES, build, load_language_model, load_tokenizer
 
-COMPLETE = "complete.json"
+EMBEDDINGS = "embeddings.safetensors"
+_PROJECTOR = "model.multi_modal_projector."
 
 
-def save_projector(model, folder: str | Path) -> None:
-    """Writes the projector's tensors."""
-    state = model.model.multi_modal_projector.state_dict()
-    save_file({k: v.contiguous() for k, v in state.items()}, Path(folder) / "projector.safetensors")
+def save_projector(state: dict[str, torch.Tensor], folder: str | Path) -> None:
+    """Writes the projector's tensors, out of the whole model's by name."""
+    own = {
+        name.removeprefix(_PROJECTOR): tensor.cpu().contiguous()
+        for name, tensor in state.items()
+        if name.startswith(_PROJECTOR)
+    }
+    save_file(own, Path(folder) / "projector.safetensors")
 
 
 def load_projector(model, folder: str | Path) -> None:
@@ -77,12 +84,13 @@ def verify(folder: str | Path) -> dict:
     if not path.is_file():
         raise UserError(f"{path}: no such record; remove {path.parents[1]} and train again")
     record = read_json(path, "completion record of a training")
-    found = hashes(folder)
+    found, imported = hashes(folder), record.get("stage") == "import"
     for name in sorted(set(record["files"]) | set(found)):
         if record["files"].get(name) != found.get(name):
             raise UserError(
-                f"{folder}/{name}: not as training wrote it;"
-                f" remove {Path(folder).parent} and train again"
+                f"{folder}/{name}: not as {'the import' if imported else 'training'} wrote it;"
+                f" remove {folder if imported else Path(folder).parent} and"
+                f" {'import it' if imported else 'train'} again"
             )
     return record
 
@@ -98,15 +106,50 @@ def load_tuned_language_model(subject: dict):
         (model in eval mode, tokenizer)
     """
     base, mode, dtype = subject["base"], subject["mode"], DTYPES[subject["precision"]]
-    tokenizer = load_tokenizer(base)
+    tokenizer = tokenizer_of(subject)
     if mode == "full":
-        tuned = {"model": str(Path(subject["checkpoint"]) / "llm"), "revision": None}
+        tuned = {**base, "model": str(Path(subject["checkpoint"]) / "llm"), "revision": None}
         return load_language_model(tuned, dtype).eval(), tokenizer
     model = load_language_model(base, dtype, four_bit=mode == "qlora")
+    load_embeddings(model, subject["checkpoint"])
     if mode in ("lora", "qlora"):
         adapted = PeftModel.from_pretrained(model, Path(subject["checkpoint"]) / "adapter")
         model = adapted.merge_and_unload() if mode == "lora" else adapted.get_base_model()
     return model.eval(), tokenizer
+
+
+def tokenizer_of(subject: dict):
+    """The tokenizer of a run, base or reference: an import's own, else the base's."""
+    own = Path(subject["checkpoint"] or "") / "tokenizer"
+    if subject["checkpoint"] and own.is_dir():
+        return load_tokenizer({"model": str(own), "revision": None})
+    return load_tokenizer(subject["base"])
+
+
+def load_embeddings(model, folder: str | Path | None) -> None:
+    """Puts an import's own embeddings and head into a language model, where it has them."""
+    path = Path(folder or "") / EMBEDDINGS
+    if not folder or not path.is_file():
+        return
+    state = load_file(path)
+    parts = {"input": model.get_input_embeddings, "output": model.get_output_embeddings}
+    rows = len(parts["input"]().weight)
+    if "output" in state and model.config.tie_word_embeddings:
+        # Trained apart, they are two matrices now.
+        model.config.tie_word_embeddings = False
+        parts["output"]().weight = torch.nn.Parameter(parts["output"]().weight.detach().clone())
+    model.resize_token_embeddings(len(next(iter(state.values()))), mean_resizing=False)
+    for name, part in parts.items():
+        weight = part().weight.data
+        # LLaVA gives added tokens the mean of all others, and leaves it there where it isn't tuned.
+        weight[rows:] = weight[:rows].mean(0)
+        if name in state:
+            weight.copy_(state[name])
+
+
+def image_marks_of(folder: str | Path) -> list[str] | None:
+    """Texts around the image that an imported model was trained with; None for none."""
+    return read_json(Path(folder) / COMPLETE, "completion record of a training").get("image_marks")
 
 
 def load_tuned(subject: dict, tower: dict):

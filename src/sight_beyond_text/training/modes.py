@@ -10,7 +10,7 @@ PROJECTOR = "model.multi_modal_projector."
 LANGUAGE = ("model.language_model.", "lm_head.")
 
 
-def set_trainable(model: nn.Module, mode: str) -> list[str]:
+def set_trainable(model: nn.Module, mode: str, with_images: bool = True) -> list[str]:
     """Makes exactly what a mode trains require gradients.
 
     Args:
@@ -24,7 +24,7 @@ def set_trainable(model: nn.Module, mode: str) -> list[str]:
     """
     for name, parameter in model.named_parameters():
         if name.startswith(PROJECTOR):
-            learns = True
+            learns = with_images
         elif name.startswith(LANGUAGE):
             learns = mode == "full" or (mode in ("lora", "qlora") and "lora_" in name)
         else:

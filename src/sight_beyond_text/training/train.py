@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import random
-import resource
 import shutil
 import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from peft import LoraConfig, get_peft_model
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from sight_beyond_text.data.coco import read_pictures
 from sight_beyond_text.data.samples import Collator, Conversations, Pixels
@@ -38,14 +35,21 @@ from sight_beyond_text.models.checkpoints import (
     hashes,
     load_projector,
     save_projector,
+    verify,
 )
-from sight_beyond_text.training.modes import parameter_groups, set_trainable, summary
+from sight_beyond_text.models.features import Features
+from sight_beyond_text.training import record as records
+from sight_beyond_text.training.learner import OUT_OF_MEMORY, Learner, Steps, thinned
+from sight_beyond_text.training.loss import TokenLoss
+from sight_beyond_text.training.modes import LANGUAGE, parameter_groups, set_trainable, summary
+from sight_beyond_text.training.steps import plan_steps
 
-_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "sight-beyond-text")
+RESUME = "resume"
+"""Folder of resume points inside a checkpoint; gone when the checkpoint is whole."""
 
 
 def train(spec: dict, record_path: str | Path) -> dict:
-    """Trains one run, or finds it trained already.
+    """Trains one run, goes on with it where it was interrupted, or finds it trained already.
 
     Args:
         spec: an alignment's or a run's spec, as `grid.py` makes it.
@@ -55,15 +59,18 @@ def train(spec: dict, record_path: str | Path) -> dict:
         The record: recipe, files and their hashes, curve, samples, tokens, time, memory, versions.
 
     Raises:
-        UserError: bad data, too many samples lost, or a loss that isn't a number.
+        UserError: bad data, too many samples lost, no memory, or a loss that isn't a number.
     """
+    processes = PartialState(cpu=not torch.cuda.is_available())
     folder = Path(spec["checkpoint"])
     record = completed(folder, spec["recipe"])
+    processes.wait_for_everyone()
     if record is None:
-        record = _train(spec, folder)
+        record = _train(spec, folder, processes)
     else:
         print(f"{spec['id']} is trained already; its weights are as recorded", file=sys.stderr)
-    write_json(record_path, record)
+    if processes.is_main_process:
+        write_json(record_path, record)
     return record
 
 
@@ -91,24 +98,26 @@ def load_rows(spec: dict) -> list[dict]:
     return [apply_form(row, spec["source"]["form"], captions) for row in rows]
 
 
-def _train(spec: dict, folder: Path) -> dict:
+def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
     training, mode = spec["training"], spec["mode"]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    started = time.time()
+    if processes.is_main_process:
+        _clear(folder)
+    if spec["projector"] is not None:
+        verify(spec["projector"])
     set_seed(spec["seed"])
     dtype = DTYPES[training["precision"]]
     tokenizer = load_tokenizer(spec["base"])
     llm = load_language_model(spec["base"], dtype, four_bit=mode == "qlora")
     spare = image_token(tokenizer, llm.get_input_embeddings().weight.shape[0])
+    rows = load_rows(spec)
     dataset = Conversations(
-        load_rows(spec),
+        rows,
         tokenizer,
         spec["template"],
         spare,
         patches_of(spec["tower"]),
         training["max_length"],
-        Pixels(spec["data"]["images"], load_processor(spec["tower"])),
+        _images(spec, rows),
     )
     _check_losses(dataset, training, spec["id"])
     adapted = None
@@ -117,44 +126,83 @@ def _train(spec: dict, folder: Path) -> dict:
     model = build(spec["base"], spec["tower"], tokenizer, dtype, language_model=llm)
     if spec["projector"] is not None:
         load_projector(model, spec["projector"])
-    names = set_trainable(model, mode)
+    with_images = any(sample["image"] is not None for sample in dataset.samples)
+    names = set_trainable(model, mode, with_images)
     for parameter in model.parameters():
         if parameter.requires_grad:
             # In bfloat16 small updates would round to nothing; autocast still computes in it.
             parameter.data = parameter.data.float()
     parts = summary(names, model)
-    print(f"{spec['id']}: learns {parts} of {_count(model)} parameters:", file=sys.stderr)
+    total = records.parameters(model)
+    print(f"{spec['id']}: learns {parts} of {total} parameters:", file=sys.stderr)
     print("  " + "\n  ".join(names), file=sys.stderr)
-    curve = _fit(model, dataset, spec, folder, padding_token(tokenizer, spare))
-    save_projector(model, folder)
-    if mode == "full":
-        llm.save_pretrained(folder / "llm")
-        tokenizer.save_pretrained(folder / "llm")
-    elif adapted is not None:
-        adapted.save_pretrained(folder / "adapter")
+    learner = _fit(model, dataset, spec, folder, padding_token(tokenizer, spare))
     lengths = [len(sample["input_ids"]) for sample in dataset.samples]
     learned = sum(label != -100 for sample in dataset.samples for label in sample["labels"])
+    steps_an_epoch = math.ceil(len(dataset) / training["batch_size"])
     record = {
         "id": spec["id"],
         "stage": spec["stage"],
         "recipe": spec["recipe"],
-        "files": hashes(folder),
         "learned_tensors": names,
         "trainable_parameters": sum(parts.values()),
-        "parameters": _count(model),
+        "parameters": total,
         "samples": len(dataset),
         "samples_cut": dataset.losses.cut[:100],
         "samples_dropped": dataset.losses.dropped[:100],
         "tokens": sum(lengths),
         "learned_tokens": learned,
-        "seconds": round(time.time() - started, 1),
-        "peak_memory_mib": _peak_memory(),
-        "curve": curve,
-        "versions": {name: version(name) for name in _PACKAGES},
-        "hardware": _hardware(),
+        "resumed_after": learner.resumed,
+        "seconds": round(learner.seconds, 1),
+        "peak_memory_mib": records.peak_memory(),
+        "processes": processes.num_processes,
+        "curve": thinned(learner.losses, steps_an_epoch),
+        "versions": records.versions(),
+        "hardware": records.hardware(),
     }
-    write_json(folder / COMPLETE, record)
+    state = learner.whole_state()
+    if processes.is_main_process:
+        _save(state, mode, llm, adapted, tokenizer, folder)
+        shutil.rmtree(folder / RESUME, ignore_errors=True)
+        record["files"] = hashes(folder)
+        write_json(folder / COMPLETE, record)
+    processes.wait_for_everyone()
     return record
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an interrupted training left, but for its resume points."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != RESUME:
+            shutil.rmtree(path)
+        elif not path.is_dir():
+            path.unlink()
+
+
+def _images(spec: dict, rows: list[dict]) -> Features | Pixels:
+    """The tower's cached features where they hold every image of the run, else its pixels."""
+    if spec.get("features"):
+        features = Features(spec["features"])
+        if all(row["image"] in features.rows for row in rows if "image" in row):
+            return features
+    return Pixels(spec["data"]["images"], load_processor(spec["tower"]))
+
+
+def _save(state: dict, mode: str, llm, adapted, tokenizer, folder: Path) -> None:
+    """Writes what the run changed, from the whole model's tensors by name."""
+    save_projector(state, folder)
+    language = {_of_language_model(n): t for n, t in state.items() if n.startswith(LANGUAGE)}
+    if mode == "full":
+        llm.save_pretrained(folder / "llm", state_dict=language)
+        tokenizer.save_pretrained(folder / "llm")
+    elif adapted is not None:
+        named = {f"base_model.model.{name}": tensor for name, tensor in language.items()}
+        adapted.save_pretrained(folder / "adapter", state_dict=named)
+
+
+def _of_language_model(name: str) -> str:
+    return name.replace("model.language_model.", "model.", 1)
 
 
 def _check_losses(dataset: Conversations, training: dict, name: str) -> None:
@@ -181,103 +229,95 @@ def _lora(settings: dict) -> LoraConfig:
     )
 
 
-class _Watch(TrainerCallback):
-    """Keeps the loss curve, and stops at a loss that isn't a number."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.curve: list[dict] = []
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs is None or "loss" not in logs:
-            return
-        loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            raise UserError(
-                f"{self.name}: the loss is {loss} at step {state.global_step};"
-                " lower the learning rate or look at the samples of that step"
-            )
-        self.curve.append(
-            {
-                "step": state.global_step,
-                "epoch": round(state.epoch or 0.0, 4),
-                "loss": loss,
-                "learning_rate": float(logs["learning_rate"]),
-            }
-        )
-
-
-def _fit(model, dataset, spec: dict, folder: Path, pad: int) -> list[dict]:
+def _fit(model, dataset: Conversations, spec: dict, folder: Path, pad: int) -> Learner:
+    """Trains the model in place, from its last resume point if it has one."""
     training = spec["training"]
-    batches = math.ceil(len(dataset) / (training["batch_size"] * training["accumulation"]))
-    steps = math.ceil(batches * training["epochs"])
+    lengths = [len(sample["input_ids"]) for sample in dataset.samples]
+    planned = plan_steps(
+        lengths,
+        training["batch_size"],
+        training["epochs"],
+        spec["seed"],
+        by_length=training["group_by_length"],
+    )
+    cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
-        output_dir=str(folder / "trainer"),
-        num_train_epochs=training["epochs"],
-        per_device_train_batch_size=training["batch_size"],
-        gradient_accumulation_steps=training["accumulation"],
-        learning_rate=training["learning_rate"],
-        weight_decay=training["weight_decay"],
-        warmup_steps=math.ceil(steps * training["warmup"]),
+        output_dir=str(folder / RESUME),
+        # All epochs are planned as one long one.
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
+        warmup_steps=math.ceil(len(planned) * training["warmup"]),
         lr_scheduler_type="cosine",
+        learning_rate=training["learning_rate"],
         bf16=training["precision"] == "bf16",
-        gradient_checkpointing=training["gradient_checkpointing"],
-        logging_steps=max(1, steps // 100),
+        use_cpu=not cuda,
+        logging_steps=max(1, len(planned) // 100),
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=training["save_steps"],
         report_to=[],
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_num_workers=min(4, (os.cpu_count() or 1) - 1) if cuda else 0,
         seed=spec["seed"],
-        data_seed=spec["seed"],
         disable_tqdm=False,
+        fsdp=training["fsdp"] or None,
+        fsdp_config={"version": 2} if training["fsdp"] else None,
     )
-    groups = parameter_groups(model, training["learning_rate"], spec["projector_learning_rate"])
-    optimizer = torch.optim.AdamW(groups, weight_decay=training["weight_decay"])
-    watch = _Watch(spec["id"])
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        data_collator=Collator(pad),
-        train_dataset=dataset,
-        optimizers=(optimizer, None),
-        callbacks=[watch],
+    steps = Steps(
+        dataset,
+        planned,
+        Collator(pad),
+        training["token_budget"],
+        arguments.process_index,
+        arguments.world_size,
     )
-    trainer.train()
-    broken = [n for n, p in model.named_parameters() if p.requires_grad and not _finite(p)]
-    if broken:
-        raise UserError(
-            f"{spec['id']}: {broken[0]} isn't finite at the end; lower the learning rate"
-        )
-    shutil.rmtree(folder / "trainer", ignore_errors=True)
-    return watch.curve
+    with_images = any(sample["image"] is not None for sample in dataset.samples)
+    learner = Learner(
+        TokenLoss(model, with_images),
+        arguments,
+        steps,
+        _optimizer(model, training, spec["projector_learning_rate"]),
+        spec["recipe"],
+        spec["id"],
+    )
+    point = learner.resume_from(folder / RESUME)
+    _make_it_fit(learner, model, training, spec["id"])
+    if point is not None:
+        print(f"{spec['id']}: goes on from {point}", file=sys.stderr)
+    learner.train(resume_from_checkpoint=point)
+    return learner
 
 
-def _finite(tensor: torch.Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+def _optimizer(model, training: dict, projector_rate: float | None) -> torch.optim.Optimizer:
+    groups = parameter_groups(model, training["learning_rate"], projector_rate)
+    if training["optimizer"] == "paged_adamw_8bit":
+        from bitsandbytes.optim import PagedAdamW8bit
+
+        return PagedAdamW8bit(groups, weight_decay=training["weight_decay"])
+    return torch.optim.AdamW(groups, weight_decay=training["weight_decay"])
 
 
-def _count(model) -> int:
-    """Parameters, those packed in 4 bits counted as they were."""
-    total = 0
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        total += math.prod(state.shape) if state is not None else parameter.numel()
-    return total
+def _make_it_fit(learner: Learner, model, training: dict, name: str) -> None:
+    """Tries the longest pass, without checkpointing of activations first where that is free."""
+    wanted = training["gradient_checkpointing"]
+    states = 2 if training["optimizer"] == "paged_adamw_8bit" else 8
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    for checkpointing in [False, True] if wanted == "auto" else [wanted]:
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        try:
+            learner.try_longest(learned * states)
+        except OUT_OF_MEMORY:
+            continue
+        print(f"{name}: gradient checkpointing is {_ON[checkpointing]}", file=sys.stderr)
+        return
+    chosen, _ = learner.train_dataset.longest()
+    longest = max(learner.train_dataset.lengths[index] for index in chosen)
+    raise UserError(
+        f"{name}: out of memory in the largest pass ({len(chosen)} samples of up to {longest}"
+        f" positions, {learned:,} learned parameters); lower `token_budget` or `max_length`, turn"
+        " `gradient_checkpointing` on, or choose lora or qlora"
+    )
 
 
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-def _hardware() -> dict:
-    found = {
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+_ON = {True: "on", False: "off"}

@@ -1,0 +1,68 @@
+"""Several processes compute what one does."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import make_world, run_spec
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def tune(spec: dict, folder) -> subprocess.CompletedProcess:
+    record, log = folder / "train.json", folder / "tune.log"
+    options = ["--record", str(record), "--log", str(log), "--threads", "1"]
+    return subprocess.run(
+        [sys.executable, "-m", "sight_beyond_text.cli", "tune", json.dumps(spec), *options],
+        env={**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("mode", ("full", "qlora"))
+def test_two_processes_give_the_losses_of_one(world, tmp_path, mode, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    curves, weights = [], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        spec = run_spec(
+            world,
+            mode,
+            # 12 samples in steps of 5: shares differ in size, the last step gives one process none.
+            batch_size=5,
+            epochs=3,
+            token_budget=150,
+            learning_rate=3e-3,
+            processes=processes,
+            checkpoint=str(folder / "checkpoint"),
+        )
+        done = tune(spec, folder)
+        assert done.returncode == 0, done.stderr
+        record = json.loads((folder / "train.json").read_text())
+        assert record["processes"] == processes
+        curves.append([point["loss"] for point in record["curve"]])
+        weights.append(load_file(folder / "checkpoint" / "projector.safetensors"))
+    # float32: sums in another order, then nine steps of AdamW.
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], atol=1e-4, rtol=1e-3)
+
+
+def test_an_error_of_several_processes_is_told_once(world, tmp_path, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    spec = run_spec(world, "lora", max_length=20, processes=2, checkpoint=str(tmp_path / "c"))
+    done = tune(spec, tmp_path)
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if "max_length" in line]
+    assert len(told) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "train.json").exists()
