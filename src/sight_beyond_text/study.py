@@ -220,7 +220,7 @@ class Training(WithPreset):
     )
     save_steps: Positive = Field(500, description="Steps from one resume point to the next.")
     processes: Positive = Field(1, description="Processes that share a run, one a GPU (torchrun).")
-    fsdp: bool = Field(False, description="Spread weights and optimizer over the processes.")
+    fsdp: bool = Field(False, description="Spread weights over the processes' GPUs (FSDP 2).")
 
 
 class Alignment(Training):

@@ -1,11 +1,13 @@
 """The scorers of the image benchmarks, against values worked out by hand."""
 
 import math
+from typing import get_args
 
 import pytest
 
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.evaluation.scorers import captions, check_predictions, pope, vqa
+from sight_beyond_text.evaluation.scorers import captions, check_predictions, mme, pope, vqa
+from sight_beyond_text.study import Subtask
 
 # vqa
 
@@ -116,6 +118,38 @@ def test_vqa_reports_missing_predictions():
         vqa.score({21: "x"}, annotations)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        ("yes", "Yes"),
+        ("no", "No"),
+        ("Yes, a dog.", "Yes"),
+        ("eyes", "Yes"),
+        ("no, yes", "Yes"),
+        ("snow", "No"),
+        ("piano", "No"),
+        ("Nothing", "No"),
+        ("NO", "NO"),
+        ("two", "two"),
+        ("red###Human: yes", "red"),
+        ("red</s>", "red"),
+        ("red Question: is there snow?", "red "),
+        ("Answer: yes", ""),
+        ("", ""),
+    ],
+)
+def test_vqa_published_form(prediction, expected):
+    assert vqa.published(prediction) == expected
+
+
+def test_vqa_published_mistakes():
+    # A unanimous "yes" isn't normalised, and "snow" is taken for "no".
+    assert vqa.accuracy(vqa.published("yes"), ["yes"] * 10) == 0
+    assert vqa.accuracy(vqa.published("yes"), ["yes"] * 9 + ["no"]) == 1
+    assert vqa.accuracy(vqa.published("snow"), ["snow"] * 9 + ["ice"]) == 0
+    assert vqa.accuracy(vqa.published("snow"), ["no"] * 9 + ["yes"]) == 1
+
+
 # pope
 
 
@@ -151,6 +185,23 @@ def test_vqa_reports_missing_predictions():
 )
 def test_pope_parse(answer, expected):
     assert pope.parse(answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("No", "no"),
+        ("No.", "no"),
+        ("No###", "yes"),
+        ("No\n###", "yes"),
+        (" No", "no"),
+        ("no, but yes", "no"),
+        ("There is not###", "yes"),
+        ("", "yes"),
+    ],
+)
+def test_pope_parse_as_published(answer, expected):
+    assert pope.parse_unstripped(answer) == expected
 
 
 def question(number, label):
@@ -194,6 +245,118 @@ def test_pope_refuses_what_it_cannot_score():
         pope.score({1: "no"}, [question(1, "no"), question(1, "yes")])
     with pytest.raises(UserError, match="label 'Yes'"):
         pope.score({1: "no"}, [question(1, "Yes")])
+
+
+# mme
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Yes", "yes"),
+        ("yes", "yes"),
+        ("YES", "yes"),
+        ("Yes.", "yes"),
+        ("Yes, it is.", "yes"),
+        ("No", "no"),
+        ("no.", "no"),
+        ("No###", "no"),
+        ("Not sure", "no"),
+        ("None", "no"),
+        ("Noah", "no"),
+        (" yes", "yes"),
+        ("  no", "no"),
+        ("A no", "no"),
+        ("I know", "other"),
+        ("  yes", "other"),
+        ("   no", "other"),
+        ("It is yes", "other"),
+        ("The answer is no.", "other"),
+        ("maybe", "other"),
+        ("y", "other"),
+        ("true", "other"),
+        ("", "other"),
+    ],
+)
+def test_mme_parse(answer, expected):
+    assert mme.parse(answer) == expected
+
+
+def mme_questions(*subtasks, images=3):
+    return [
+        {
+            "question_id": f"{subtask}/{image}/{number}",
+            "subtask": subtask,
+            "image": f"{image}.jpg",
+            "label": "yes" if number == 1 else "no",
+        }
+        for subtask in subtasks
+        for image in range(images)
+        for number in (1, 2)
+    ]
+
+
+def test_mme_score():
+    questions = mme_questions("existence", "OCR", "code_reasoning")
+    answers = {row["question_id"]: row["label"] for row in questions}
+    # Of existence, one image has one wrong answer; of OCR every image has, one of them both.
+    answers["existence/1/2"] = "Yes"
+    answers |= {"OCR/0/1": "unsure", "OCR/1/2": "", "OCR/2/1": "No", "OCR/2/2": "Yes."}
+    metrics, items = mme.score({**answers, "count/0/1": "left aside"}, questions)
+    existence, ocr, code = 100 * 5 / 6 + 100 * 2 / 3, 100 * 2 / 6 + 0, 200
+    assert metrics == {
+        "accuracy": pytest.approx(13 / 18),
+        "accuracy_plus": pytest.approx(5 / 9),
+        "perception": pytest.approx(existence + ocr),
+        "cognition": pytest.approx(code),
+        "score_existence": pytest.approx(existence),
+        "score_OCR": pytest.approx(ocr),
+        "score_code_reasoning": pytest.approx(code),
+    }
+    assert items["parsed"].value_counts().to_dict() == {"yes": 9, "no": 7, "other": 2}
+    assert items.loc[3].to_dict() == {
+        "question_id": "existence/1/2",
+        "subtask": "existence",
+        "image_id": "1.jpg",
+        "prediction": "Yes",
+        "parsed": "yes",
+        "reference": "no",
+        "score": 0.0,
+    }
+
+
+def test_mme_published_totals_leave_two_subtasks_out():
+    questions = mme_questions("existence", "landmark", "artwork", "code_reasoning")
+    answers = {row["question_id"]: row["label"] for row in questions}
+    metrics, _ = mme.score(answers, questions)
+    assert metrics["perception"] == 600 and metrics["perception_published"] == 200
+    assert metrics["cognition"] == metrics["cognition_published"] == 200
+    assert mme.totals({name: 200 for name in mme.SUBTASKS}) == {
+        "Perception": 2000,
+        "Cognition": 800,
+    }
+
+
+def test_mme_subtasks_are_the_studys():
+    assert get_args(Subtask) == mme.SUBTASKS
+    assert len(mme.SUBTASKS) == 14
+
+
+@pytest.mark.parametrize("answer", ["Yes", "No", "", "whatever"])
+def test_mme_of_one_answer(answer):
+    # One of an image's two questions has yes, the other no: half is right, never both.
+    questions = mme_questions("count", images=5)
+    metrics, _ = mme.score({row["question_id"]: answer for row in questions}, questions)
+    assert metrics["score_count"] == (50 if answer in ("Yes", "No") else 0)
+    assert metrics["accuracy_plus"] == 0
+
+
+def test_mme_refuses_what_it_cannot_score():
+    questions = mme_questions("count")
+    with pytest.raises(UserError, match="no prediction for 6 of 6"):
+        mme.score({}, questions)
+    with pytest.raises(UserError, match="more than once"):
+        mme.score({}, questions + questions)
 
 
 # captions

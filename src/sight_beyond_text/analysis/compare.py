@@ -9,8 +9,12 @@ import pandas as pd
 
 from sight_beyond_text.analysis import tidy
 from sight_beyond_text.analysis.effects import mean_interval, paired_effects
+from sight_beyond_text.analysis.robustness import relative_robustness
 from sight_beyond_text.analysis.tables import table_hashes
 from sight_beyond_text.files import read_json, write_json
+
+ROBUSTNESS = "robustness.csv"
+"""Only there where images were corrupted; no figure is drawn from it."""
 
 
 def compare(spec: dict, tables: str | Path, record: str | Path) -> None:
@@ -34,6 +38,9 @@ def compare(spec: dict, tables: str | Path, record: str | Path) -> None:
     tidy.write_parquet(items, tables / tidy.FILES["items"])
     tidy.write_csv(paired_effects(runs, items), tables / tidy.FILES["effects"])
     tidy.write_csv(mean_interval(items), tables / tidy.FILES["intervals"])
+    (tables / ROBUSTNESS).unlink(missing_ok=True)
+    if (scores["suite"] == "corrupted").any():
+        tidy.write_csv(relative_robustness(scores), tables / ROBUSTNESS)
     write_json(record, {"study": spec["study"], "tables": table_hashes(tables)})
 
 

@@ -3,6 +3,7 @@
 Names that are not listed here still work: they keep their own spelling and come last.
 """
 
+import re
 from collections.abc import Iterable
 
 import pandas as pd
@@ -56,7 +57,7 @@ METRIC_LABELS = {
 }
 
 _MAIN = ("acc", "accuracy", "exact_match", "CIDEr", "f1", "score")
-_RAW = frozenset({"score", "total", "perception", "cognition"})
+_RAW = re.compile("score|total|perception|cognition")
 
 
 def benchmark_label(benchmark: str) -> str:
@@ -80,7 +81,7 @@ def points(metric: str) -> float:
 
     Fractions become per cent, CIDEr 1.0 becomes 100. Sums such as MME's score stay as they are.
     """
-    return 1.0 if metric in _RAW else 100.0
+    return 1.0 if _RAW.match(metric) else 100.0
 
 
 def ordered(values: Iterable[str], first: Iterable[str]) -> list[str]:

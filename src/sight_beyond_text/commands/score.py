@@ -82,7 +82,7 @@ def caption(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """BLEU-1 to 4, ROUGE-L and CIDEr."""
+    """BLEU-1 to 4, ROUGE-L, CIDEr; METEOR, SPICE where Java and pycocoevalcap are."""
     with session():
         _tell(score_captions(predictions, references, split), as_json)
 
@@ -183,16 +183,20 @@ def score_vqa(predictions: Path, references: Path, questions: Path | None = None
 
 
 def score_captions(predictions: Path, references: Path, split: str | None = None) -> dict:
-    """Scores a COCO results file; see `scorers.captions` for the metrics."""
+    """Scores a COCO results file; see `scorers.captions` and `scorers.java` for the metrics."""
     from sight_beyond_text.evaluation import predictions as given
     from sight_beyond_text.evaluation import references as official
     from sight_beyond_text.evaluation.scorers import captions as scorer
+    from sight_beyond_text.evaluation.scorers import java
 
     truths = {row["id"]: row["captions"] for row in official.read_captions(references, split)}
     rows = given.read_captions_predictions(predictions)
     said, unknown = given.matched(rows, truths, predictions, "image_id")
     made, _ = scorer.score(said, truths)
-    return {**made, **_counts(truths, unknown)}
+    more, notices = java.score(said, truths)
+    for notice in notices:
+        typer.echo(notice, err=True)
+    return {**made, **more, **_counts(truths, unknown)}
 
 
 def _accuracies(scores, annotated: list[dict]) -> dict:

@@ -11,12 +11,14 @@ import torch
 from tqdm import tqdm
 
 from sight_beyond_text.analysis import tidy
-from sight_beyond_text.data.samples import Pixels, encode
-from sight_beyond_text.data.templates import IMAGE, end_marks, segments
-from sight_beyond_text.evaluation.image_data import load_questions
-from sight_beyond_text.evaluation.scorers import captions, pope, vqa
+from sight_beyond_text.data.samples import Pixels
+from sight_beyond_text.data.templates import IMAGE
+from sight_beyond_text.evaluation.answers import cut, endings, prompt_ids
+from sight_beyond_text.evaluation.corrupted import CorruptedPixels
+from sight_beyond_text.evaluation.image_data import load_all
+from sight_beyond_text.evaluation.scorers import captions, mme, pope, vqa
 from sight_beyond_text.models.building import image_positions, load_processor, padding_token
-from sight_beyond_text.models.checkpoints import load_tuned
+from sight_beyond_text.models.checkpoints import image_marks_of, load_tuned
 
 
 def evaluate_image(spec: dict, out: str | Path) -> None:
@@ -27,7 +29,7 @@ def evaluate_image(spec: dict, out: str | Path) -> None:
         out: folder that gets items.parquet, then scores.parquet.
     """
     subject = spec["subject"]
-    asked = {name: load_questions(name, b) for name, b in spec["benchmarks"].items()}
+    asked = load_all(spec["benchmarks"])
     model, tokenizer = load_tuned(subject, subject["tower"])
     processor = load_processor(subject["tower"])
     scores, items = [], []
@@ -36,15 +38,17 @@ def evaluate_image(spec: dict, out: str | Path) -> None:
         answers = generate(
             model,
             tokenizer,
-            Pixels(benchmark["images"], processor),
+            _pixels(benchmark, processor),
             questions,
             subject["template"],
             benchmark["max_new_tokens"],
             spec["batch_size"],
             f"{subject['id']} {name}",
+            image_marks_of(subject["projector"]),
         )
         values, rows = score(benchmark["type"], questions, answers)
-        told = {"run": subject["id"], "suite": "image", "benchmark": name}
+        suite = "corrupted" if "corruption" in benchmark else "image"
+        told = {"run": subject["id"], "suite": suite, "benchmark": name}
         for metric, value in values.items():
             same = [row["score"] for row in rows if row["metric"] == metric]
             error = pd.Series(same).sem() if len(same) > 1 else float("nan")
@@ -65,6 +69,12 @@ def evaluate_image(spec: dict, out: str | Path) -> None:
     tidy.write_parquet(pd.DataFrame(scores, columns=tidy.SCORES), out / "scores.parquet")
 
 
+def _pixels(benchmark: dict, processor) -> Pixels:
+    if "corruption" not in benchmark:
+        return Pixels(benchmark["images"], processor)
+    return CorruptedPixels(benchmark["images"], processor, **benchmark["corruption"])
+
+
 @torch.inference_mode()
 def generate(
     model,
@@ -75,6 +85,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     title: str,
+    image_marks: Sequence[str] | None = None,
 ) -> list[str]:
     """Greedy answers, in the questions' order, with stop strings stripped.
 
@@ -84,13 +95,11 @@ def generate(
     spare = model.config.image_token_id
     pad = padding_token(tokenizer, spare)
     patches = image_positions(model.config.vision_config)
-    stops = end_marks(template, tokenizer)
-    # A mark that is one token of the vocabulary ends generation as the end of the text does.
-    ends = sorted({tokenizer.eos_token_id, *_ids(tokenizer, stops)} - {None})
+    stops, ends = endings(template, tokenizer)
     prompts = []
     for question in questions:
-        laid = segments([(f"{IMAGE}\n{question['prompt']}", "")], template, tokenizer, True)
-        prompts.append(encode(laid, tokenizer, spare, patches)[0])
+        turns = [(f"{IMAGE}\n{question['prompt']}", "")]
+        prompts.append(prompt_ids(turns, template, tokenizer, spare, patches, image_marks))
     order = sorted(range(len(questions)), key=lambda index: len(prompts[index]))
     answers = [""] * len(questions)
     for start in tqdm(range(0, len(order), batch_size), desc=title, mininterval=5):
@@ -112,23 +121,8 @@ def generate(
             eos_token_id=ends,
         )
         for index, tokens in zip(chosen, made[:, length:], strict=True):
-            answers[index] = _strip(
-                tokenizer.decode(tokens), (*stops, *tokenizer.all_special_tokens)
-            )
+            answers[index] = cut(tokenizer.decode(tokens), stops)
     return answers
-
-
-def _ids(tokenizer, marks: Sequence[str]) -> list[int]:
-    vocabulary = tokenizer.get_vocab()
-    return [vocabulary[mark] for mark in marks if mark in vocabulary]
-
-
-def _strip(text: str, stops: Sequence[str]) -> str:
-    """An answer up to the first stop string."""
-    for stop in stops:
-        if stop:
-            text = text.split(stop, 1)[0]
-    return text.strip()
 
 
 def score(kind: str, questions: Sequence[dict], answers: Sequence[str]) -> tuple[dict, list[dict]]:
@@ -139,12 +133,16 @@ def score(kind: str, questions: Sequence[dict], answers: Sequence[str]) -> tuple
         score, details).
     """
     if kind == "vqa":
-        given = {int(q["item"]): a for q, a in zip(questions, answers, strict=True)}
-        values, frame = vqa.score(given, [q["annotation"] for q in questions])
+        given = {q["annotation"]["question_id"]: a for q, a in zip(questions, answers, strict=True)}
+        asked = [q["annotation"] for q in questions]
+        values, frame = vqa.score(given, asked)
+        published, _ = vqa.score({key: vqa.published(a) for key, a in given.items()}, asked)
+        values["accuracy_published"] = published["accuracy"]
         metric, key = "accuracy", "question_id"
-    elif kind == "pope":
-        given = {int(q["item"]): a for q, a in zip(questions, answers, strict=True)}
-        values, frame = pope.score(given, [q["annotation"] for q in questions])
+    elif kind in ("pope", "mme"):
+        given = {q["annotation"]["question_id"]: a for q, a in zip(questions, answers, strict=True)}
+        scorer = pope if kind == "pope" else mme
+        values, frame = scorer.score(given, [q["annotation"] for q in questions])
         metric, key = "accuracy", "question_id"
     else:
         given = {q["item"]: a for q, a in zip(questions, answers, strict=True)}

@@ -1,19 +1,18 @@
-"""Questions of the image benchmarks, read from the benchmarks' own files."""
+"""Questions of the image benchmarks, with the images they are about."""
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from sight_beyond_text.data.coco import read_pictures
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.files import read_json, read_json_lines
+from sight_beyond_text.evaluation import references
 
 PROMPTS = {
     "vqa": "{question}",
     "pope": "{question}",
+    "mme": "{question}",
     "captions": "Please provide a description of the picture.",
 }
 """What is put to the model where a study says nothing else."""
@@ -27,36 +26,64 @@ def load_questions(name: str, benchmark: Mapping) -> list[dict]:
         benchmark: `study.ImageBenchmark` as a dict.
 
     Returns:
-        Rows `{item, image, prompt, annotation}`; `image` is a file name in the folder of images,
+        Rows `{item, image, prompt, annotation}`; `image` is a path in the folder of images,
         `annotation` what the scorer needs.
 
     Raises:
         UserError: files that are missing or broken, or questions whose image is missing (unless
             `only_present`, which leaves them out).
     """
-    kind = benchmark["type"]
-    reader = {"vqa": _vqa, "pope": _pope, "captions": _captions}[kind]
-    try:
-        rows = reader(name, benchmark)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"evaluation.image.{name}: a row of its files lacks {error};"
-            f" are they in {kind}'s layout?"
-        ) from None
+    reader = {"vqa": _vqa, "pope": _pope, "mme": _mme, "captions": _captions}[benchmark["type"]]
+    prompt = benchmark["prompt"] or PROMPTS[benchmark["type"]]
+    rows = [
+        {
+            "item": str(item),
+            "image": image,
+            "prompt": prompt.replace("{question}", text),
+            "annotation": annotation,
+        }
+        for item, image, text, annotation in reader(name, benchmark)
+    ]
     folder = Path(benchmark["images"])
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    present = {image for image in {row["image"] for row in rows} if (folder / image).is_file()}
     missing = [row for row in rows if row["image"] not in present]
     if benchmark["only_present"]:
+        print(f"{name}: {len(missing)} of {len(rows)} questions left out, their image isn't here")
         rows = [row for row in rows if row["image"] in present]
     elif missing:
+        files = {row["image"] for row in missing}
         raise UserError(
             f"evaluation.image.{name}: {len(missing)} of {len(rows)} questions have no image in"
-            f" {folder}, the first is {missing[0]['image']}; fetch the images or set only_present"
+            f" {folder} ({len(files)} missing), the first is {missing[0]['image']} of"
+            f" {missing[0]['item']}; fetch the images or set only_present"
         )
     rows = rows[: benchmark["limit"]]
     if not rows:
         raise UserError(f"evaluation.image.{name}: no questions about the images in {folder}")
     return rows
+
+
+def load_all(benchmarks: Mapping[str, Mapping]) -> dict[str, list[dict]]:
+    """Questions of several benchmarks, by name; corrupted twins share those of the clean one.
+
+    Raises:
+        UserError: all mistakes, a line each.
+    """
+    read: dict[str, list[dict]] = {}
+    asked, lines = {}, []
+    for name, benchmark in benchmarks.items():
+        clean = {key: value for key, value in benchmark.items() if key != "corruption"}
+        what = json.dumps(clean, sort_keys=True)
+        try:
+            if what not in read:
+                read[what] = []
+                read[what] = load_questions(name, benchmark)
+        except UserError as error:
+            lines.append(str(error))
+        asked[name] = read[what]
+    if lines:
+        raise UserError("\n".join(lines))
+    return asked
 
 
 def check_image(benchmarks: Mapping[str, Mapping]) -> None:
@@ -65,14 +92,7 @@ def check_image(benchmarks: Mapping[str, Mapping]) -> None:
     Raises:
         UserError: all mistakes, a line each.
     """
-    lines = []
-    for name, benchmark in benchmarks.items():
-        try:
-            load_questions(name, benchmark)
-        except UserError as error:
-            lines.append(str(error))
-    if lines:
-        raise UserError("\n".join(lines))
+    load_all(benchmarks)
 
 
 def _needs(name: str, benchmark: Mapping, key: str) -> str:
@@ -81,67 +101,47 @@ def _needs(name: str, benchmark: Mapping, key: str) -> str:
     return benchmark[key]
 
 
-def _json(path: str, what: str):
-    if not path.endswith(".gz"):
-        return read_json(path, what)
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as stream:
-            return json.load(stream)
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: {what}: can't be read: {error}; fetch it again") from None
-
-
-def _vqa(name: str, benchmark: Mapping) -> list[dict]:
-    questions = _json(_needs(name, benchmark, "questions"), "VQA questions")["questions"]
-    answers = _json(_needs(name, benchmark, "annotations"), "VQA annotations")["annotations"]
-    by_id = {row["question_id"]: row for row in answers}
+def _vqa(name: str, benchmark: Mapping) -> Iterable[tuple]:
+    path, answers = _needs(name, benchmark, "questions"), _needs(name, benchmark, "annotations")
+    questions = references.read_vqa_questions(path)
+    if benchmark.get("subset") == "published":
+        _, scored = references.published_subset(len(questions), path)
+        questions = [questions[place] for place in scored]
+    by_id = {row["question_id"]: row for row in references.read_vqa_annotations(answers)}
     names = _image_names(benchmark["images"])
-    prompt = benchmark["prompt"] or PROMPTS["vqa"]
-    rows = []
     for row in questions:
-        if row["question_id"] not in by_id:
+        key = row["question_id"]
+        if key not in by_id:
             raise UserError(
-                f"{benchmark['annotations']}: no answers to question {row['question_id']}"
+                f"{answers}: no answers to question_id {key} of {path}; fetch both again"
             )
-        rows.append(
-            {
-                "item": str(row["question_id"]),
-                "image": names.get(row["image_id"], f"{row['image_id']:012d}.jpg"),
-                "prompt": prompt.replace("{question}", row["question"]),
-                "annotation": by_id[row["question_id"]],
-            }
-        )
-    return rows
+        image = names.get(row["image_id"], f"{row['image_id']:012d}.jpg")
+        yield key, image, row["question"], by_id[key]
 
 
-def _pope(name: str, benchmark: Mapping) -> list[dict]:
-    questions = read_json_lines(_needs(name, benchmark, "questions"), "POPE questions")
-    prompt = benchmark["prompt"] or PROMPTS["pope"]
+def _pope(name: str, benchmark: Mapping) -> Iterable[tuple]:
     names = _image_names(benchmark["images"])
-    return [
-        {
-            "item": str(row["question_id"]),
-            "image": _renamed(row["image"], names),
-            "prompt": prompt.replace("{question}", row["text"]),
-            "annotation": row,
-        }
-        for row in questions
-    ]
+    for row in references.read_pope_questions(_needs(name, benchmark, "questions")):
+        yield row["question_id"], _renamed(row["image"], names), row["text"], row
 
 
-def _captions(name: str, benchmark: Mapping) -> list[dict]:
-    pictures = read_pictures(_needs(name, benchmark, "annotations"))
-    prompt = benchmark["prompt"] or PROMPTS["captions"]
-    return [
-        {
-            "item": str(picture.id),
-            "image": picture.file_name,
-            "prompt": prompt,
-            "annotation": list(picture.captions),
-        }
-        for picture in pictures
-        if picture.captions
-    ]
+def _mme(name: str, benchmark: Mapping) -> Iterable[tuple]:
+    """Images lie in `<subtask>/images/` or in `<subtask>/`, as the release has them."""
+    folder = Path(benchmark["images"])
+    questions = references.read_mme_questions(
+        _needs(name, benchmark, "questions"), benchmark.get("without", ())
+    )
+    subtasks = {row["subtask"] for row in questions}
+    apart = {subtask: (folder / subtask / "images").is_dir() for subtask in subtasks}
+    for row in questions:
+        inside = f"{row['subtask']}/images" if apart[row["subtask"]] else row["subtask"]
+        yield row["question_id"], f"{inside}/{row['image']}", row["text"], row
+
+
+def _captions(name: str, benchmark: Mapping) -> Iterable[tuple]:
+    path = _needs(name, benchmark, "annotations")
+    for row in references.read_captions(path, benchmark.get("split")):
+        yield row["id"], row["image"], "", row["captions"]
 
 
 def _image_names(folder: str) -> dict[int, str]:
@@ -149,7 +149,7 @@ def _image_names(folder: str) -> dict[int, str]:
     names = {}
     for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
         digits = path.stem.rsplit("_", 1)[-1]
-        if digits.isdigit():
+        if _is_coco(digits):
             names[int(digits)] = path.name
     return names
 
@@ -157,4 +157,8 @@ def _image_names(folder: str) -> dict[int, str]:
 def _renamed(given: str, names: Mapping[int, str]) -> str:
     """A COCO file name as it is in the folder, whichever year's naming either has."""
     digits = Path(given).stem.rsplit("_", 1)[-1]
-    return names.get(int(digits), given) if digits.isdigit() else given
+    return names.get(int(digits), given) if _is_coco(digits) else given
+
+
+def _is_coco(digits: str) -> bool:
+    return len(digits) == 12 and digits.isdecimal()

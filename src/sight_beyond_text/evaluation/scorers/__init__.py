@@ -6,7 +6,7 @@ usual, 1.0 = 100) and a frame with one row an item that has at least the columns
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from sight_beyond_text.errors import UserError
 
@@ -35,16 +35,17 @@ def check_predictions(
     repeated = [key for key, count in counts.items() if count > 1]
     if repeated:
         raise UserError(
-            f"{benchmark}: {len(repeated)} {item}s occur more than once ({_first(repeated)}); "
+            f"{benchmark}: {len(repeated)} {item}s occur more than once ({shown(repeated)}); "
             "score each file of the benchmark on its own"
         )
     missing = [key for key in counts if key not in predictions]
     if missing:
         raise UserError(
             f"{benchmark}: no prediction for {len(missing)} of {len(counts)} {item}s "
-            f"({_first(missing)}); predict every item, if only with an empty answer"
+            f"({shown(missing)}); predict every item, if only with an empty answer"
         )
 
 
-def _first(ids: list[Hashable]) -> str:
+def shown(ids: Sequence[Hashable]) -> str:
+    """The first few of many ids, for a message."""
     return ", ".join(map(str, ids[:_SHOWN])) + (", ..." if len(ids) > _SHOWN else "")

@@ -5,7 +5,7 @@ answer rule of the script published with it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal
 
 import pandas as pd
@@ -31,12 +31,22 @@ def parse(answer: str) -> Literal["yes", "no"]:
     """
     turns = (turn.strip() for turn in _STOP.split(answer))
     first = next((turn for turn in turns if turn), "")
-    words = first.split(".")[0].replace(",", "").split(" ")
+    return parse_unstripped(first)
+
+
+def parse_unstripped(answer: str) -> Literal["yes", "no"]:
+    """Reads an answer by the official rule as it stands: as Tu et al. (2023) did, with stop string.
+
+    "No###" is "yes" then.
+    """
+    words = answer.split(".")[0].replace(",", "").split(" ")
     return "yes" if _NEGATIVE.isdisjoint(words) else "no"
 
 
 def score(
-    predictions: Mapping[int, str], questions: Sequence[Mapping]
+    predictions: Mapping[Hashable, str],
+    questions: Sequence[Mapping],
+    read: Callable[[str], str] = parse,
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """Scores answers to POPE questions; "yes" is the positive class.
 
@@ -44,6 +54,7 @@ def score(
         predictions: question id -> answer. Ids without a question are left aside.
         questions: rows of a POPE file: `question_id`, `image`, `text`, `label` ("yes" or "no"). The
             three files of POPE count their ids from 1 each, so score them one by one.
+        read: how an answer is read: `parse`, or `parse_unstripped` for published scores.
 
     Returns:
         The metrics, fractions 0..1: `accuracy`, `precision`, `recall`, `f1` and `yes_ratio` (the
@@ -67,7 +78,7 @@ def score(
             "question_id": [row["question_id"] for row in questions],
             "image_id": [row["image"] for row in questions],
             "prediction": [predictions[row["question_id"]] for row in questions],
-            "parsed": [parse(predictions[row["question_id"]]) for row in questions],
+            "parsed": [read(predictions[row["question_id"]]) for row in questions],
             "reference": [row["label"] for row in questions],
         }
     )

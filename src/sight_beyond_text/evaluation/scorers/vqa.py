@@ -17,6 +17,7 @@ _DIGIT_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 # The official code passes a flag of value 32 where the substitution takes its count.
 _PERIODS_REMOVED = 32
+_CUT = re.compile("Question|Answer|###|</s>")
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBERS = {
     word: str(number)
@@ -91,6 +92,20 @@ def accuracy(prediction: str, answers: Sequence[str]) -> float:
     # Leaving out a matching answer leaves one match fewer, leaving out another leaves them all.
     total = matches * min(1, (matches - 1) / 3) + (len(answers) - matches) * min(1, matches / 3)
     return total / len(answers)
+
+
+def published(prediction: str) -> str:
+    """What Tu et al. (2023) made of a prediction before they scored it.
+
+    Cut at the first "Question", "Answer", "###" or "</s>"; then "Yes" if "yes" or "Yes" is
+    anywhere in it, else "No" if "no" or "No" is (as in "snow"), else left as it is. Capitals tell:
+    ten times "yes" isn't normalised, so that "Yes" scores 0 there.
+    """
+    text = _CUT.split(prediction, maxsplit=1)[0]
+    for word in ("Yes", "No"):
+        if word in text or word.lower() in text:
+            return word
+    return text
 
 
 def score(
