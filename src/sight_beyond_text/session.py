@@ -66,10 +66,12 @@ def from_source(folder: str | Path) -> str:
 
 def prepare_torch(threads: int | None = None) -> None:
     """Sets torch's threads before it computes; quietens what libraries print on import."""
+    import logging
     import warnings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*kernels.*")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     import torch
 
     if threads:

@@ -52,11 +52,14 @@ class Steps(Dataset):
         step = self.steps[number]
         share = split_step(step, self.lengths, self.positions, self.processes)[self.process]
         learned = sum(self._learned(index) for index in step)
-        return {"passes": [self.batch(chosen, step) for chosen in share], "learned": learned}
+        passes = [self.batch(chosen, step) for chosen in share]
+        return {"passes": passes, "learned": max(1, learned)}
 
     def batch(self, chosen: list[int], step: list[int]) -> dict[str, torch.Tensor]:
         """A pass; an empty one is a sample of the step of which nothing is learned."""
         batch = self.collator([self.samples[index] for index in chosen or step[-1:]])
+        # Right padding under a causal mask needs no mask of its own, and attention is faster so.
+        del batch["attention_mask"]
         if not chosen:
             batch["labels"] = torch.full_like(batch["labels"], IGNORED)
         return batch

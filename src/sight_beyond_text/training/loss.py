@@ -41,7 +41,6 @@ class TokenLoss(nn.Module):
     def forward(
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
         labels: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
@@ -49,7 +48,7 @@ class TokenLoss(nn.Module):
         """The sum of the cross-entropies, in nats, over the learned tokens.
 
         Args:
-            input_ids, attention_mask, labels: (B, T).
+            input_ids, labels: (B, T), padded on the right (so the causal mask is mask enough).
             pixel_values: (images, 3, H, W), in the order of their places in the batch.
             image_features: (images, positions, features), what the tower makes of them, where that
                 is at hand.
@@ -72,9 +71,8 @@ class TokenLoss(nn.Module):
             blank = torch.zeros(1, 1, width, device=input_ids.device)
             dtype = next(inner.multi_modal_projector.parameters()).dtype
             touched = inner.multi_modal_projector(blank.to(dtype)).float().sum() * 0.0
-        hidden = inner(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **images
-        ).last_hidden_state[:, :-1]
+        states = inner(input_ids=input_ids, use_cache=False, **images).last_hidden_state
+        hidden = states[:, :-1]
         targets = labels[:, 1:]
         learned = targets != IGNORED
         loss = summed_loss(hidden[learned], targets[learned], self.model.lm_head)

@@ -182,8 +182,9 @@ def _clear(folder: Path) -> None:
 
 def _images(spec: dict, rows: list[dict]) -> Features | Pixels:
     """The tower's cached features where they hold every image of the run, else its pixels."""
-    if spec.get("features"):
-        features = Features(spec["features"])
+    cached = spec.get("features")
+    if cached and (Path(cached) / "features.json").is_file():
+        features = Features(cached)
         if all(row["image"] in features.rows for row in rows if "image" in row):
             return features
     return Pixels(spec["data"]["images"], load_processor(spec["tower"]))
@@ -272,6 +273,8 @@ def _fit(model, dataset: Conversations, spec: dict, folder: Path, pad: int) -> L
         arguments.world_size,
     )
     with_images = any(sample["image"] is not None for sample in dataset.samples)
+    if training["fsdp"] and not cuda:
+        print(f"{spec['id']}: no GPU here; every process holds the whole model", file=sys.stderr)
     learner = Learner(
         TokenLoss(model, with_images),
         arguments,
@@ -300,6 +303,11 @@ def _optimizer(model, training: dict, projector_rate: float | None) -> torch.opt
 def _make_it_fit(learner: Learner, model, training: dict, name: str) -> None:
     """Tries the longest pass, without checkpointing of activations first where that is free."""
     wanted = training["gradient_checkpointing"]
+    if training["fsdp"]:
+        # A part of the model can't be tried alone, and the processes must do alike.
+        if wanted:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        return
     states = 2 if training["optimizer"] == "paged_adamw_8bit" else 8
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     for checkpointing in [False, True] if wanted == "auto" else [wanted]:
