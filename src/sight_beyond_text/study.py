@@ -19,7 +19,7 @@ from sight_beyond_text import presets
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.study_errors import describe
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised when the training code changes what a recipe means, so that old runs aren't reused."""
 
 FORMS = ("visual", "caption", "text")

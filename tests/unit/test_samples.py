@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from sight_beyond_text.data.samples import (
     IGNORED,
@@ -38,7 +41,7 @@ def dataset(tokenizer, rows: list[dict], max_length: int = 1000, pixels=None) ->
 
 
 def test_an_image_takes_exactly_its_patches_and_is_never_learned(tokenizer) -> None:
-    laid = [Segment("a "), Segment(IMAGE), Segment("\nb"), Segment(" c", True)]
+    laid = [Segment("a "), Segment(IMAGE, mark=True), Segment("\nb"), Segment(" c", True)]
     ids, labels = encode(laid, tokenizer, 7, 4)
     at = ids.index(7)
     assert ids[at : at + 4] == [7] * 4 and ids.count(7) == 4
@@ -48,31 +51,53 @@ def test_an_image_takes_exactly_its_patches_and_is_never_learned(tokenizer) -> N
     assert tokenizer.decode([label for label in labels if label != IGNORED]) == " c"
 
 
-def test_neighbours_of_one_sort_are_one_text(tokenizer) -> None:
+def test_a_text_goes_on_from_the_text_before_it(tokenizer) -> None:
     parts = [Segment("What is"), Segment(" in the"), Segment(" image"), Segment("? A", True)]
     joined = [Segment("What is in the image"), Segment("? A", True)]
     assert encode(parts, tokenizer, 7, 4) == encode(joined, tokenizer, 7, 4)
 
 
-def test_a_tokenizer_without_bos_opens_with_the_text(tokenizer) -> None:
-    class Bare:
-        bos_token_id = None
+class Letters:
+    """A tokenizer of letters that begins each text with a space, as SentencePiece does."""
 
-        def __call__(self, text, add_special_tokens):
-            assert not add_special_tokens
-            return {"input_ids": [ord(char) for char in text]}
+    bos_token_id = None
 
-    assert encode([Segment("a"), Segment("b", True)], Bare(), 7, 4) == ([97, 98], [IGNORED, 98])
+    def __call__(self, text, add_special_tokens, split_special_tokens):
+        assert not add_special_tokens and split_special_tokens
+        return {"input_ids": [ord(char) for char in ("" if text[:1] == " " else " ") + text]}
 
 
-def test_samples_keep_the_order_ids_and_images_of_the_rows(tokenizer) -> None:
+def test_only_texts_of_their_own_begin_with_sentencepieces_space() -> None:
+    laid = [
+        Segment("a"),
+        Segment("b", True),
+        Segment(IMAGE, mark=True),
+        Segment("c"),
+        Segment(" d"),
+    ]
+    ids, labels = encode(laid, Letters(), 7, 2)
+    assert bytes(ids) == b" ab\7\7 c d"
+    assert labels == [IGNORED] * 2 + [ord("b")] + [IGNORED] * 6
+
+
+def test_names_of_special_tokens_in_texts_stay_text(tokenizer) -> None:
+    text = "a</s><s>b<image><pad>"
+    ids, labels = encode([Segment(text), Segment(text, True)], tokenizer, 7, 2)
+    assert set(ids) & set(range(4)) == {tokenizer.bos_token_id}
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(ids[1:]) == text * 2
+    assert tokenizer.decode([label for label in labels if label != IGNORED]) == text
+
+
+def test_samples_keep_the_order_ids_and_images_of_the_rows(tokenizer, tmp_path: Path) -> None:
+    Image.new("RGB", (2, 2), (5, 5, 5)).save(tmp_path / "1.png")
     rows = [
         row("one", f"{IMAGE}\nWhat?", "A circle", image="1.png"),
         row(2, "What?", "A ring"),
     ]
-    made = dataset(tokenizer, rows, pixels=lambda name: torch.full((3, 2, 2), float(len(name))))
+    made = dataset(tokenizer, rows, pixels=Pixels(tmp_path, processor))
     assert [(made[i]["id"], made[i]["image"]) for i in range(2)] == [("one", "1.png"), ("2", None)]
-    assert torch.equal(made[0]["pixel_values"], torch.full((3, 2, 2), 5.0))
+    assert torch.equal(made[0]["pixel_values"], torch.full((3, 2, 2), 5))
     assert "pixel_values" not in made[1]
     assert made.losses == Losses(total=2) and made.losses.share == 0
 
@@ -84,21 +109,48 @@ def test_samples_cut_at_the_limit_are_counted_and_those_left_with_nothing_droppe
         row("long", f"{IMAGE}\nWhat?", "A red circle " * 30, image="1.png"),
         row("fits", "What?", "A ring"),
         row("hopeless", "What is in the image? " * 40, "A ring"),
+        row("long", "What?", "A red circle " * 30),  # LLaVA's ids aren't unique
     ]
     whole = dataset(tokenizer, rows)
     lengths = [len(sample["input_ids"]) for sample in whole.samples]
     limit = lengths[1] + PATCHES + 20
-    assert lengths[0] > limit and lengths[2] > limit
+    assert lengths[0] > limit and lengths[2] > limit and lengths[3] > limit
     made = dataset(tokenizer, rows, max_length=limit)
-    assert made.losses == Losses(total=3, cut=["long", "hopeless"], dropped=["hopeless"])
-    assert made.losses.share == 1
-    assert [sample["id"] for sample in made.samples] == ["long", "fits"]
-    for cut, kept in zip(made.samples, whole.samples, strict=False):
+    assert made.losses.cut == ["long", "hopeless", "long"] and made.losses.dropped == ["hopeless"]
+    assert (made.losses.total, made.losses.lost, made.losses.share) == (4, 3, 0.75)
+    assert [sample["id"] for sample in made.samples] == ["long", "fits", "long"]
+    del whole.samples[2]
+    for cut, kept in zip(made.samples, whole.samples, strict=True):
         for key in ("input_ids", "labels"):
             assert cut[key] == kept[key][:limit]
     # A sample just as long as the limit is whole.
     assert dataset(tokenizer, rows[:1], max_length=lengths[0]).losses.cut == []
     assert dataset(tokenizer, rows[:1], max_length=lengths[0] - 1).losses.cut == ["long"]
+
+
+def test_the_limit_counts_the_expanded_image_and_never_cuts_into_it(tokenizer) -> None:
+    turns = ("Hello", "Hi", f"{IMAGE}\nWhat?", "A ring")
+    rows = [row("x", *turns, image="1.png"), row("y", "Hello", "Hi")]
+    place = tokenizer.convert_tokens_to_ids("<image>")
+    (sample, _) = dataset(tokenizer, rows).samples
+    ids = sample["input_ids"]
+    assert ids.count(place) == PATCHES
+    end = ids.index(place) + PATCHES
+    # "Hi" is learned before the image: a cut through the image would leave that, and no image.
+    for limit in range(end - PATCHES, end):
+        made = dataset(tokenizer, rows, max_length=limit)
+        assert made.losses == Losses(total=2, cut=["x"], dropped=["x"], lost=1)
+        assert [sample["id"] for sample in made.samples] == ["y"]
+    (cut, _) = dataset(tokenizer, rows, max_length=end).samples
+    assert cut["input_ids"].count(place) == PATCHES and len(cut["input_ids"]) == end
+
+
+def test_a_text_that_becomes_the_images_token_is_refused() -> None:
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "What": 1, "</s>": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    own = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
+    with pytest.raises(UserError, match="^sample 'x': the tokenizer gives its text the token 0"):
+        Conversations([row("x", "What", "漢")], own, "v1", 0, PATCHES, 99, None)
 
 
 @pytest.mark.parametrize(
@@ -156,19 +208,65 @@ def test_batches_without_images_have_no_pixels() -> None:
 
 
 def processor(image, return_tensors):
-    """The mean color, as (1, 3, 1, 1), as an image processor gives a batch of one."""
+    """All pixels, as (1, 3, H, W), as an image processor gives a batch of one."""
     assert image.mode == "RGB" and return_tensors == "pt"
-    red, green, blue = image.resize((1, 1)).getpixel((0, 0))
-    return {"pixel_values": torch.tensor([red, green, blue]).reshape(1, 3, 1, 1)}
+    values = torch.from_numpy(np.array(image, dtype=np.int64))
+    return {"pixel_values": values.permute(2, 0, 1)[None]}
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK"])
+def read(folder: Path, image: Image.Image, name: str, **options) -> list:
+    """Colors of an image file's pixels, row by row."""
+    image.save(folder / name, **options)
+    return Pixels(folder, processor)(name).permute(1, 2, 0).tolist()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16"])
 def test_images_of_any_mode_are_read_as_rgb(mode: str, tmp_path: Path) -> None:
     name = "image.tif" if mode == "CMYK" else "image.png"
-    Image.new("RGB", (4, 4), (128, 128, 128)).convert(mode).save(tmp_path / name)
-    values = Pixels(tmp_path, processor)(name)
-    assert values.shape == (3, 1, 1)
-    assert values.flatten().tolist() == pytest.approx([128] * 3, abs=30)
+    level = {"P": 204, "1": 255}.get(mode, 200)  # 204 is in the palette
+    image = Image.new("RGB", (3, 2), (level,) * 3)
+    if mode == "I;16":
+        image = Image.fromarray(np.full((2, 3), level * 257, dtype=np.uint16))
+    else:
+        image = image.convert(mode)
+    assert image.mode == mode
+    assert read(tmp_path, image, name) == [[[level] * 3] * 3] * 2
+
+
+def test_16_bits_keep_their_shades(tmp_path: Path) -> None:
+    shades = [[0, 257, 25700, 65535]]
+    image = Image.fromarray(np.array(shades, dtype=np.uint16))
+    for name in ("image.png", "image.tif"):
+        assert read(tmp_path, image, name) == [[[0] * 3, [1] * 3, [100] * 3, [255] * 3]]
+
+
+def test_a_cmyk_photo_keeps_its_colors(tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 16), (210, 60, 20)).convert("CMYK")
+    (color,) = {tuple(color) for row in read(tmp_path, image, "image.jpg") for color in row}
+    assert color == pytest.approx((210, 60, 20), abs=4)
+
+
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (3, 1))
+    image.putdata([(255, 0, 0, 255), (255, 0, 0, 0), (0, 0, 0, 51)])
+    assert read(tmp_path, image, "image.png") == [[[255, 0, 0], [255, 255, 255], [204, 204, 204]]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 0, 255, 0])
+    palette.putdata([0, 1])
+    colors = [[[10, 20, 30], [255, 255, 255]]]
+    assert read(tmp_path, palette, "palette.png", transparency=1) == colors
+    assert read(tmp_path, palette, "palette.gif", transparency=1) == colors
+
+
+def test_a_camera_held_sideways_makes_no_picture_on_its_side(tmp_path: Path) -> None:
+    image = Image.new("RGB", (2, 1))
+    image.putdata([(250, 0, 0), (0, 0, 250)])
+    turned = Image.Exif()
+    turned[0x0112] = 6  # its top is at the right
+    assert read(tmp_path, image, "image.png", exif=turned) == [[[250, 0, 0]], [[0, 0, 250]]]
+    broken = turned.tobytes().replace(b"MM", b"XX")
+    colors = [[[250, 0, 0], [0, 0, 250]]]
+    assert read(tmp_path, image, "broken.png", exif=broken) == colors
 
 
 def test_a_missing_image_is_told_in_one_line(tmp_path: Path) -> None:
@@ -216,7 +314,7 @@ def test_prepared_images_are_kept_up_to_a_number(tmp_path: Path) -> None:
         Image.new("RGB", (2, 2), (index, 0, 0)).save(tmp_path / f"{index}.png")
     pixels = Pixels(tmp_path, processor, keep=2)
     first = [pixels(f"{index}.png") for index in range(3)]
-    assert [int(values[0]) for values in first] == [0, 1, 2]
+    assert [int(values[0, 0, 0]) for values in first] == [0, 1, 2]
     assert pixels("0.png") is first[0] and pixels("1.png") is first[1]
     assert len(pixels.kept) == 2
     assert torch.equal(pixels("2.png"), first[2])

@@ -36,8 +36,9 @@ _LLAMA_2_SYSTEM = (
 
 # Some chat templates write the day into the prompt; it must not change overnight.
 _DAY = "26 Jul 2024"
-_SAME_DAY = f"{{% macro strftime_now(form) %}}{_DAY}{{% endmacro %}}"
-_CHAT_SETTINGS = {"enable_thinking": False, "date_string": _DAY}
+SAME_DAY = f"{{% macro strftime_now(form) %}}{_DAY}{{% endmacro %}}"
+CHAT_SETTINGS = {"enable_thinking": False, "date_string": _DAY}
+"""What `SAME_DAY` and a chat template are rendered with."""
 
 
 @dataclass(frozen=True)
@@ -244,10 +245,10 @@ def _rendered(tokenizer, template: str, messages: list[dict], prompt: bool) -> s
     try:
         return tokenizer.apply_chat_template(
             messages,
-            chat_template=_SAME_DAY + template,
+            chat_template=SAME_DAY + template,
             tokenize=False,
             add_generation_prompt=prompt,
-            **_CHAT_SETTINGS,
+            **CHAT_SETTINGS,
         )
     except TemplateError as error:
         raise UserError(

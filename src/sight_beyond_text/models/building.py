@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -34,7 +36,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _UNREADABLE = (OSError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError)
 """What transformers raises where files are missing, broken, or another model's."""
 
-_PROVEN = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2")
+_PROVEN = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "smollm3",
+)  # fmt: skip
 """Kinds of LLM whose logits are known to be those of their head; others are tried out."""
 
 
@@ -69,15 +73,13 @@ def load_tokenizer(spec: dict):
         UserError: no such folder or hub id, it holds no tokenizer, or needs code of its own.
     """
     kind = AutoTokenizer
-    try:
+    with _reading(spec, "tokenizer"):
         if _file(spec, "tokenizer.json") is None and _file(spec, "tokenizer.model") is not None:
             settings = _file(spec, "tokenizer_config.json")
             named = json.loads(Path(settings).read_text("utf-8")) if settings else {}
             if (named.get("tokenizer_class") or "LlamaTokenizer").startswith("LlamaTokenizer"):
                 kind = LlamaTokenizer
         tokenizer = kind.from_pretrained(spec["model"], **_source(spec))
-    except _UNREADABLE as error:
-        raise UserError(_cannot_load(spec, "tokenizer", error)) from None
     if hasattr(tokenizer, "legacy"):
         # transformers forgets it when it saves, and then tokenizes otherwise.
         tokenizer.init_kwargs["legacy"] = tokenizer.legacy
@@ -153,8 +155,8 @@ def load_language_model(spec: dict, dtype: torch.dtype, four_bit: bool = False):
         UserError: it can't be loaded from there, or isn't a whole causal language model.
     """
     _check_base(spec)
-    quantization = four_bit_config(["lm_head"], dtype) if four_bit else None
-    try:
+    quantization = four_bit_config(["lm_head", "embed_out"], dtype) if four_bit else None
+    with _reading(spec, "language model"):
         model, found = AutoModelForCausalLM.from_pretrained(
             spec["model"],
             dtype=dtype,
@@ -162,8 +164,6 @@ def load_language_model(spec: dict, dtype: torch.dtype, four_bit: bool = False):
             output_loading_info=True,
             **_source(spec),
         )
-    except _UNREADABLE as error:
-        raise UserError(_cannot_load(spec, "language model", error)) from None
     _check_whole(spec, "language model", found)
     for module in model.modules():
         # On some CPUs bitsandbytes repacks weights for bfloat16 when it isn't training; scores
@@ -175,13 +175,12 @@ def load_language_model(spec: dict, dtype: torch.dtype, four_bit: bool = False):
 
 def _check_base(spec: dict) -> None:
     """Refuses what isn't the full-precision weights of a language model, before they're read."""
-    try:
+    with _reading(spec, "language model"):
         adapter = _file(spec, "adapter_config.json")
-        config = AutoConfig.from_pretrained(spec["model"], **_source(spec)) if not adapter else None
-    except _UNREADABLE as error:
-        raise UserError(_cannot_load(spec, "language model", error)) from None
-    if config is None:
+    if adapter is not None:
         raise UserError(f"{spec['model']}: an adapter, not a base; merge it into its base first")
+    with _reading(spec, "language model"):
+        config = AutoConfig.from_pretrained(spec["model"], **_source(spec))
     kind = config.model_type
     if str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, "")).endswith("ForConditionalGeneration"):
         raise UserError(
@@ -264,10 +263,8 @@ def load_processor(tower: dict):
     Raises:
         UserError: it can't be loaded from there, or its size isn't the tower's.
     """
-    try:
+    with _reading(tower, "image processor"):
         own = AutoImageProcessor.from_pretrained(tower["model"], backend="pil", **_source(tower))
-    except _UNREADABLE as error:
-        raise UserError(_cannot_load(tower, "image processor", error)) from None
     side = _tower_config(tower).image_size
     square = {"height": side, "width": side}
     if tower["preparation"] == "crop" and own.do_center_crop:
@@ -303,10 +300,8 @@ def image_positions(vision_config) -> int:
 
 
 def _tower_config(tower: dict):
-    try:
+    with _reading(tower, "vision tower"):
         config = AutoConfig.from_pretrained(tower["model"], **_source(tower))
-    except _UNREADABLE as error:
-        raise UserError(_cannot_load(tower, "vision tower", error)) from None
     return getattr(config, "vision_config", config)
 
 
@@ -325,17 +320,16 @@ def load_tower(tower: dict, dtype: torch.dtype):
             f"{tower['model']}: a vision tower of type {config.model_type!r};"
             f" supported: {', '.join(kinds)}"
         )
-    states = config.num_hidden_layers + 1
-    if not -states <= tower["layer"] < states:
+    layers = config.num_hidden_layers
+    if not 0 < abs(tower["layer"]) <= layers:
         raise UserError(
-            f"tower.layer: {tower['model']} has {states} hidden states, no {tower['layer']}"
+            f"tower.layer: {tower['model']} has {layers} layers, no {tower['layer']};"
+            f" allowed: 1 to {layers}, or from the end -1 to -{layers}"
         )
-    try:
+    with _reading(tower, "vision tower"):
         vision, found = kinds[config.model_type].from_pretrained(
             tower["model"], dtype=dtype, output_loading_info=True, **_source(tower)
         )
-    except _UNREADABLE as error:
-        raise UserError(_cannot_load(tower, "vision tower", error)) from None
     _check_whole(tower, "vision tower", found)
     return vision
 
@@ -428,12 +422,19 @@ def new_projector(config: LlavaConfig, form: str) -> nn.Module:
     return LinearProjector(config.vision_config.hidden_size, config.text_config.hidden_size)
 
 
-def _cannot_load(spec: dict, what: str, error: Exception) -> str:
-    if "trust_remote_code=True" in str(error):
-        return (
-            f"{spec['model']}: its {what} needs code of its own, which isn't run unless you allow"
-            " it; read that code, then set `remote_code: true` for this base"
-        )
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    kind = "folder" if Path(spec["model"]).exists() else "folder or hub id"
-    return f"{spec['model']}: no {what} in this {kind}: {reason}"
+@contextmanager
+def _reading(spec: dict, what: str) -> Iterator[None]:
+    """Tells in one line what can't be read, be it missing, broken, or not allowed."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except _UNREADABLE as error:
+        if "trust_remote_code=True" in str(error):
+            raise UserError(
+                f"{spec['model']}: its {what} needs code of its own, which isn't run unless you"
+                " allow it; read that code, then set `remote_code: true` for this base"
+            ) from None
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        kind = "folder" if Path(spec["model"]).exists() else "folder or hub id"
+        raise UserError(f"{spec['model']}: no {what} in this {kind}: {reason}") from None

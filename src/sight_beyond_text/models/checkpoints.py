@@ -141,10 +141,11 @@ def load_embeddings(model, folder: str | Path | None) -> None:
     model.resize_token_embeddings(len(next(iter(state.values()))), mean_resizing=False)
     for name, part in parts.items():
         weight = part().weight.data
-        # LLaVA gives added tokens the mean of all others, and leaves it there where it isn't tuned.
-        weight[rows:] = weight[:rows].mean(0)
         if name in state:
             weight.copy_(state[name])
+        elif not model.config.tie_word_embeddings:
+            # LLaVA gives added tokens the mean of all others, and a frozen head keeps it.
+            weight[rows:] = weight[:rows].mean(0)
 
 
 def image_marks_of(folder: str | Path) -> list[str] | None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments, set_seed
 
 from sight_beyond_text.data.coco import read_pictures
@@ -21,6 +20,7 @@ from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import write_json
 from sight_beyond_text.models.building import (
     DTYPES,
+    add_adapters,
     build,
     image_token,
     load_language_model,
@@ -122,7 +122,7 @@ def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
     _check_losses(dataset, training, spec["id"])
     adapted = None
     if mode in ("lora", "qlora"):
-        adapted = get_peft_model(llm, _lora(spec["lora"]))
+        adapted = add_adapters(llm, spec["lora"])
     model = build(spec["base"], spec["tower"], tokenizer, dtype, language_model=llm)
     if spec["projector"] is not None:
         load_projector(model, spec["projector"])
@@ -148,8 +148,9 @@ def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
         "trainable_parameters": sum(parts.values()),
         "parameters": total,
         "samples": len(dataset),
-        "samples_cut": dataset.losses.cut[:100],
-        "samples_dropped": dataset.losses.dropped[:100],
+        "samples_lost": dataset.losses.lost,
+        "samples_cut": dataset.losses.cut,
+        "samples_dropped": dataset.losses.dropped,
         "tokens": sum(lengths),
         "learned_tokens": learned,
         "resumed_after": learner.resumed,
@@ -217,17 +218,6 @@ def _check_losses(dataset: Conversations, training: dict, name: str) -> None:
         )
     if not len(dataset):
         raise UserError(f"{name}: no samples to learn from")
-
-
-def _lora(settings: dict) -> LoraConfig:
-    return LoraConfig(
-        r=settings["rank"],
-        lora_alpha=settings["alpha"],
-        lora_dropout=settings["dropout"],
-        target_modules=settings["targets"],
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
 
 
 def _fit(model, dataset: Conversations, spec: dict, folder: Path, pad: int) -> Learner:
