@@ -60,7 +60,9 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
+        # Temporary folders, and what safetensors writes, are for their owner alone.
+        for path in (temporary, *temporary.rglob("*")):
+            os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~_umask())
         os.replace(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

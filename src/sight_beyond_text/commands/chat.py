@@ -24,17 +24,19 @@ def chat(
     from sight_beyond_text.session import prepare_torch, session
 
     with session(threads=threads):
+        from sight_beyond_text import runs
+
+        if study is None and Path("config.yaml").is_file():
+            study = Path("config.yaml")
+        subject = runs.find(run, study)
         prepare_torch(threads)
         from transformers.utils import logging
 
-        from sight_beyond_text import runs
         from sight_beyond_text.chat import Conversation, converse
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        if study is None and Path("config.yaml").is_file():
-            study = Path("config.yaml")
-        conversation = Conversation(runs.find(run, study), image, max_new_tokens)
+        conversation = Conversation(subject, image, max_new_tokens)
         if prompt is not None:
             print(conversation.answer(prompt))
         else:

@@ -53,11 +53,12 @@ def export(
     from sight_beyond_text.session import prepare_torch, session
 
     with session():
-        prepare_torch()
         from sight_beyond_text import runs
-        from sight_beyond_text.models import export as exporting
 
         subject = runs.find(run, study)
+        prepare_torch()
+        from sight_beyond_text.models import export as exporting
+
         made = exporting.export(
             subject,
             out,
@@ -69,5 +70,7 @@ def export(
         print(f"{out}: {subject['id']} ({told}); README.md says how to open it")
         if made["difference"] is not None:
             print(f"against the adapter, {made['difference']}")
+        if made["cap"] is not None:
+            print(f"its logits aren't capped at {made['cap']} as the base's are; see README.md")
         if push is not None:
             print(f"uploaded to {exporting.push(out, push)}")

@@ -144,6 +144,8 @@ def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
         "id": spec["id"],
         "stage": spec["stage"],
         "recipe": spec["recipe"],
+        "base": spec["base"],
+        "tower": spec["tower"],
         "learned_tensors": names,
         "trainable_parameters": sum(parts.values()),
         "parameters": total,
