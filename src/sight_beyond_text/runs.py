@@ -65,14 +65,17 @@ def subject_of(folder: str | Path, study: Study | None = None) -> dict:
     if tower is not None and tower["model"] is None:
         tower = None
     if tower is not None:
-        found = record.get("tower") or _tower(tower["model"], study, f"{path}: the vision tower")
+        known = record.get("tower") if study is None else None
+        found = known or _tower(tower["model"], study, f"{path}: the vision tower")
         tower = Tower(**{**tower, **found}).model_dump()
     projector = (folder / "projector.safetensors").is_file()
+    # A study comes before the record: it says where things lie today.
+    base = record.get("base") if study is None else None
     return {
         "id": record["id"],
         # An alignment leaves the language model alone, as a frozen tuning does.
         "mode": "frozen" if recipe["mode"] == "align" else recipe["mode"],
-        "base": record.get("base") or _base(recipe.get("base"), study, f"{path}: the base"),
+        "base": base or _base(recipe.get("base"), study, f"{path}: the base"),
         "template": recipe.get("template"),
         "tower": tower,
         "checkpoint": str(folder),

@@ -28,6 +28,7 @@ from sight_beyond_text.analysis import tidy
 from sight_beyond_text.data.samples import Pixels, encode
 from sight_beyond_text.data.templates import IMAGE, segments
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.files import read_json, write_json
 from sight_beyond_text.models.building import load_language_model, load_processor, load_tokenizer
 from sight_beyond_text.models.checkpoints import load_tuned
 from sight_beyond_text.models.export import export
@@ -464,8 +465,12 @@ def test_a_changed_checkpoint_is_not_exported(trained, tmp_path):
 def test_a_run_is_found_by_its_folder_and_its_id(world, trained, monkeypatch):
     subject = trained["lora"]
     monkeypatch.chdir(world)
+    assert runs.find(subject["id"])["base"] == subject["base"]
+    record = read_json(Path(subject["checkpoint"]) / "complete.json", "record")
+    older = {key: value for key, value in record.items() if key not in ("base", "tower")}
+    write_json(world / "older" / "complete.json", older)
     with pytest.raises(UserError, match="is a local folder .*--study"):
-        runs.find(subject["id"])
+        runs.find("older")
     with pytest.raises(UserError, match="no finished run, checkpoint, base or reference"):
         runs.find("nothing")
     path = world / "study.yaml"
