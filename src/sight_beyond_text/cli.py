@@ -17,6 +17,7 @@ from sight_beyond_text.commands.chat import chat
 from sight_beyond_text.commands.corrupt import corrupt
 from sight_beyond_text.commands.export import export
 from sight_beyond_text.commands.import_checkpoint import import_checkpoint
+from sight_beyond_text.commands.lm_eval import HANDED_ON, lm_eval
 from sight_beyond_text.commands.score import score
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.session import prepare_torch, session
@@ -38,18 +39,19 @@ StudyFile = Annotated[Path, typer.Argument(help="A study file.")]
 @app.command()
 def plan(
     study: StudyFile = Path("config.yaml"),
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with everything.")] = False,
+    costs: Annotated[bool, typer.Option("--costs", help="Tell more of what runs take.")] = False,
 ) -> None:
-    """Lists the grid of a study, what was pruned and why."""
+    """Lists the grid of a study, what was pruned and why, and what each run will take."""
     from sight_beyond_text import grid
     from sight_beyond_text import plan as planning
     from sight_beyond_text.study import read
 
     with session():
         read_study = read(study)
-        grid.check_inputs(read_study)
         planned = planning.plan(read_study)
-        print(planning.as_json(planned) if as_json else planning.as_table(planned))
+        print(planning.as_json(planned) if as_json else planning.as_table(planned, costs))
+        grid.check_inputs(read_study)
 
 
 @app.command()
@@ -311,6 +313,7 @@ app.command()(chat)
 app.command()(corrupt)
 app.command()(export)
 app.command("import")(import_checkpoint)
+app.command("lm-eval", context_settings=HANDED_ON)(lm_eval)
 app.add_typer(score, name="score")
 
 

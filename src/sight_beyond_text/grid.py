@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.evaluation.text_data import default_shots
 from sight_beyond_text.files import read_json, sha256
 from sight_beyond_text.study import (
     MICRO,
@@ -405,6 +406,8 @@ def benchmarks(study: Study, suite: str) -> dict[str, dict]:
             if values.get(key) is not None:
                 values[key] = study.path(values[key])
         corruptions = values.pop("corruptions", None)
+        if suite == "text" and values["fewshot"] is None:
+            values["fewshot"] = default_shots(values["task"] or name, study.evaluation.protocol)
         resolved[name] = values
         if corruptions is not None:
             for kind, severity in benchmark.corruptions.pairs():
@@ -445,7 +448,11 @@ def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
         recipe[name] = {**values, **known, "images": None}
         if "corruption" in values:
             recipe[name]["corruption"] = {**values["corruption"], "cache": None}
-    key = digest({"version": RECIPE_VERSION, "protocol": settings.protocol, "benchmarks": recipe})
+    further = _how_text_is_asked(study, subject) if suite == "text" else {}
+    known = {"version": RECIPE_VERSION, "protocol": settings.protocol, "benchmarks": recipe}
+    key = digest({**known, **further})
+    if suite == "text" and settings.token_budget:
+        further["token_budget"] = settings.token_budget
     return Spec(
         subject={key: subject[key] for key in _LOADED},
         suite=suite,
@@ -453,7 +460,18 @@ def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
         batch_size=settings.batch_size,
         benchmarks=chosen,
         folder=f"{RUNS}/{subject['id']}/{suite}-{key}",
+        **further,
     )
+
+
+def _how_text_is_asked(study: Study, subject: Spec) -> dict:
+    """What of the settings may change text scores, where it isn't the default."""
+    made = {}
+    if subject["base_name"] in study.evaluation.chat_template:
+        made["chat_template"] = True
+    if study.evaluation.backend != "sight":
+        made["backend"] = study.evaluation.backend
+    return made
 
 
 _MADE_HERE = ("resources/micro/", "resources/instructions/", "results/")

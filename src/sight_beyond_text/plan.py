@@ -1,25 +1,48 @@
-"""`sight plan`: the grid of a study, what was pruned and why, what is done already."""
+"""`sight plan`: a study's grid, what was pruned and why, what is done, and what the rest takes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sight_beyond_text import grid
+from sight_beyond_text.costs import Foreteller
 from sight_beyond_text.study import Study
+
+_SUMMED = ("flops", "gpu_hours", "price", "disk")
 
 
 def plan(study: Study) -> dict:
-    """The study's runs, pruned cells, references and benchmarks as plain data."""
+    """The study's trainings with their costs, pruned cells, references and benchmarks.
+
+    Returns:
+        Plain data: `runs` and `alignments` (each with what `costs.Foreteller.costs` says), `left`
+        (sums over what isn't trained yet, and how many trainings each sum couldn't count),
+        `missing` inputs, and the rest of the grid.
+    """
     kept, pruned = study.cells()
-    runs = []
-    for cell in kept:
-        spec = grid.run_spec(study, cell)
-        done = Path(f"{grid.RUNS}/{spec['id']}/train.json").is_file()
-        runs.append({**cell.model_dump(), "run": spec["id"], "trained": done})
+    foreteller = Foreteller(study)
+
+    def trained(folder: str, spec: grid.Spec) -> dict:
+        done = Path(f"{folder}/{spec['id']}/train.json").is_file()
+        return {"run": spec["id"], "trained": done, **foreteller.costs(spec)}
+
+    runs = [
+        {**cell.model_dump(), **trained(grid.RUNS, grid.run_spec(study, cell))} for cell in kept
+    ]
+    alignments = [
+        {"base": base, "seed": seed} | trained(grid.ALIGNMENTS, grid.align_spec(study, base, seed))
+        for base in study.bases
+        for seed in study.seeds
+    ]
     return {
         "study": study.name,
         "runs": runs,
+        "alignments": alignments,
+        "left": _left([row for row in (*runs, *alignments) if not row["trained"]]),
+        "hardware": study.hardware and study.hardware.model_dump(),
         "pruned": [{**cell.model_dump(), "reason": reason} for cell, reason in pruned],
         "bases": list(study.bases),
         "references": list(study.references),
@@ -27,20 +50,38 @@ def plan(study: Study) -> dict:
             "text": list(study.evaluation.text),
             "image": list(grid.benchmarks(study, "image")),
         },
+        "missing": grid.missing_inputs(study),
     }
 
 
-def as_table(planned: dict) -> str:
-    """The plan as text for a terminal."""
-    rows = [("base", "source", "tuning", "seed", "run", "state")]
-    for run in planned["runs"]:
-        state = "trained" if run["trained"] else "to train"
-        rows.append(
-            (run["base"], run["source"], run["tuning"], str(run["seed"]), run["run"], state)
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [f"Study {planned['study']}: {len(planned['runs'])} runs"]
-    lines += ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+def _left(rows: list[dict]) -> dict:
+    """Sums over trainings; a sum leaves out those of which it isn't known, and counts them."""
+    out: dict[str, Any] = {"trainings": len(rows)}
+    for name in _SUMMED:
+        known = [row[name] for row in rows if row[name] is not None]
+        out[name] = sum(known) if known else None
+        out[f"{name}_unknown"] = len(rows) - len(known)
+    return out
+
+
+def as_table(planned: dict, costs: bool = False) -> str:
+    """The plan as text for a terminal.
+
+    Args:
+        planned: what `plan` gives.
+        costs: tell more of what each training takes.
+    """
+    runs, alignments = planned["runs"], planned["alignments"]
+    lines = [f"Study {planned['study']}: {len(runs)} runs, {len(alignments)} alignments"]
+    if planned["missing"]:
+        lines.append("Inputs are missing; runs get other ids when they are there.")
+    columns = _columns(planned, costs)
+    lines += _laid_out(columns, [*alignments, *runs])
+    lines.append(
+        "GiB: memory of a process, without and with gradient checkpointing, in passes as large as"
+        " the study allows; -: not known, as files are not at hand"
+    )
+    lines += _told_left(planned)
     if planned["pruned"]:
         lines.append(f"Pruned: {len(planned['pruned'])} cells")
         for cell in planned["pruned"]:
@@ -51,6 +92,114 @@ def as_table(planned: dict) -> str:
     for suite, names in planned["benchmarks"].items():
         lines.append(f"Benchmarks ({suite}): {', '.join(names) or 'none'}")
     return "\n".join(lines)
+
+
+def _columns(planned: dict, costs: bool) -> dict[str, Callable[[dict], str]]:
+    """What each column is headed, and how a row fills it."""
+
+    def of_memory(name: str, shown: Callable[[float], str]) -> Callable[[dict], str]:
+        return lambda row: shown((row["memory"] or {}).get(name))
+
+    def of(name: str, shown: Callable[[float], str]) -> Callable[[dict], str]:
+        return lambda row: shown(row[name])
+
+    columns = {
+        "run": lambda row: row["run"],
+        "state": lambda row: "trained" if row["trained"] else "to train",
+        "learns": of("learned_parameters", _count),
+        "GiB": of_memory("without_checkpointing", _gib),
+        "GiB ckpt": of_memory("with_checkpointing", _gib),
+    }
+    hardware = planned["hardware"]
+    if hardware:
+        columns["fits"] = _fits
+        columns["hours"] = of("hours", _short)
+    if costs:
+        columns |= {
+            "parameters": of("parameters", _count),
+            "pass": of_memory("positions", _count),
+            "steps": of("steps", _whole),
+            "tokens": of("tokens", _count),
+            "FLOP": of("flops", _power),
+            "disk GiB": of("disk", _gib),
+            "meanwhile": of("disk_while_training", _gib),
+        }
+    if costs and hardware:
+        columns["pass that fits"] = of_memory("positions_that_fit", _count)
+        columns["GPU hours"] = of("gpu_hours", _short)
+        if hardware["price_per_hour"] is not None:
+            columns["price"] = of("price", _short)
+    return columns
+
+
+def _laid_out(columns: dict[str, Callable[[dict], str]], rows: Sequence[dict]) -> list[str]:
+    cells = [list(columns), *([fill(row) for fill in columns.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    left = 2  # names and states; numbers are aligned on the right
+    return [
+        "  ".join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def _told_left(planned: dict) -> list[str]:
+    left, hardware = planned["left"], planned["hardware"]
+    if not left["trainings"]:
+        return ["Nothing is left to train"]
+    told = []
+    for name, shown in (
+        ("flops", lambda value: f"{_power(value)} FLOP"),
+        ("disk", lambda value: f"{_gib(value)} GiB of checkpoints"),
+        ("gpu_hours", lambda value: f"{_short(value)} hours of {hardware['gpu']}"),
+        ("price", lambda value: f"price {_short(value)}"),
+    ):
+        if left[name] is not None:
+            unknown = left[f"{name}_unknown"]
+            told.append(shown(left[name]) + (f" and {unknown} not known" if unknown else ""))
+    return [f"Left to train: {left['trainings']}" + (f": {'; '.join(told)}" if told else "")]
+
+
+def _fits(row: dict) -> str:
+    memory = row["memory"]
+    if memory is None:
+        return "-"
+    if not memory["fits"]:
+        return "no"
+    return "ckpt" if memory["checkpointing"] else "yes"
+
+
+def _count(value: float | None) -> str:
+    """6738415616 as "6.74B"."""
+    if value is None:
+        return "-"
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            shown = value / (1e3 if letter == "k" else size)
+            return f"{shown:.3g}{letter}" if shown < 1000 else f"{shown:.0f}{letter}"
+    return str(round(value))
+
+
+def _whole(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _gib(value: float | None) -> str:
+    return _short(None if value is None else value / 2**30)
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _power(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}".replace("e+", "e")
 
 
 def as_json(planned: dict) -> str:

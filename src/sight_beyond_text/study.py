@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sight_beyond_text import presets
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.hardware import GPUS
 from sight_beyond_text.study_errors import describe
 
 RECIPE_VERSION = 2
@@ -273,12 +274,15 @@ class Tuning(Training):
 
 
 class TextBenchmark(Model):
-    """One lm-eval task (or our ETHICS and MMLU names), read from local files or the hub."""
+    """One task of lm-eval, or a group of its tasks, read from local files or the hub."""
 
     task: str | None = Field(
         None, description="lm-eval's task name; the benchmark's own by default."
     )
-    path: str | None = Field(None, description="Folder with the files in upstream layout.")
+    path: str | None = Field(
+        None,
+        description="Folder with the files in their authors' layout, or a copy of the hub's.",
+    )
     fewshot: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Shots; the task's by default."
     )
@@ -341,8 +345,21 @@ class ImageBenchmark(Model):
 class Evaluation(Model):
     """What the runs are scored on."""
 
-    protocol: Literal["current"] = Field("current", description="Settings of the text tasks.")
+    protocol: Literal["current", "published"] = Field(
+        "current",
+        description="Settings of the text tasks: lm-eval's of today, or those of Tu et al. (2023).",
+    )
+    chat_template: list[Name] = Field(
+        default_factory=list,
+        description="Bases and references whose text questions are put in their chat template.",
+    )
+    backend: Literal["sight", "vllm"] = Field(
+        "sight", description="What computes the text suite; vllm must be installed."
+    )
     batch_size: Positive = Field(32, description="Requests a batch.")
+    token_budget: Positive | None = Field(
+        None, description="Tokens a pass of the text suite; null: what suits the device."
+    )
     text: dict[Name, TextBenchmark] = Field(default_factory=dict, description="Text suite.")
     image: dict[Name, ImageBenchmark] = Field(default_factory=dict, description="Image suite.")
 
@@ -372,6 +389,40 @@ class Figures(Model):
     font_size: Annotated[float, Field(ge=4, le=24)] = Field(8.0, description="In points.")
 
 
+class Hardware(Model):
+    """The GPU that `sight plan` reckons with. Nothing here changes what is done."""
+
+    gpu: str = Field(
+        description="A known GPU (its memory and speed needn't be given), or a name of your own."
+    )
+    memory_gib: Annotated[float, Field(gt=0)] | None = Field(None, description="Its memory.")
+    tflops: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Its peak in bfloat16, dense, in TFLOP/s."
+    )
+    utilization: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.4, description="Share of the peak that trainings reach (model FLOP utilization)."
+    )
+    price_per_hour: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Of one GPU, in any currency."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_table(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("gpu") not in GPUS:
+            return values
+        known = zip(("memory_gib", "tflops"), GPUS[values["gpu"]], strict=True)
+        return {**dict(known), **values}
+
+    @model_validator(mode="after")
+    def _known_or_given(self) -> Hardware:
+        if self.memory_gib is None or self.tflops is None:
+            raise ValueError(
+                f"gpu {self.gpu!r} needs memory_gib and tflops; known: {', '.join(GPUS)}"
+            )
+        return self
+
+
 class Study(Model):
     """One study: axes, recipes, benchmarks, figures."""
 
@@ -396,6 +447,9 @@ class Study(Model):
     )
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Benchmarks.")
     figures: Figures = Field(default_factory=Figures, description="How figures look.")
+    hardware: Hardware | None = Field(
+        None, description="The GPU to foretell times and prices for; nothing hangs on it."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -433,6 +487,13 @@ class Study(Model):
             if inside not in _MICRO_MODELS and parts[0] not in _MICRO_FOLDERS:
                 allowed = ", ".join((*_MICRO_MODELS, *(f"{name}/..." for name in _MICRO_FOLDERS)))
                 raise ValueError(f"{path!r} isn't in the micro world; there are: {allowed}")
+        return self
+
+    @model_validator(mode="after")
+    def _chat_templates_of_known_models(self) -> Study:
+        for name in self.evaluation.chat_template:
+            if name not in self.bases and name not in self.references:
+                raise ValueError(f"evaluation.chat_template: {name!r} is no base or reference")
         return self
 
     @model_validator(mode="after")

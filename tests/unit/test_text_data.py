@@ -109,6 +109,28 @@ def test_gsm8k_takes_its_examples_from_a_short_train_file_too(tmp_path):
     assert splits == {"train": [SUM] * 5, "test": [SUM]}
 
 
+def test_squad_in_the_official_schema(tmp_path):
+    answer = {"text": "France", "answer_start": 15}
+    asked = [
+        {"id": "1", "question": "Where?", "answers": [answer, answer], "is_impossible": False},
+        {"id": "2", "question": "Why?", "answers": [], "is_impossible": True},
+    ]
+    article = {
+        "title": "Normans",
+        "paragraphs": [{"context": "Normandy is in France.", "qas": asked}],
+    }
+    write(tmp_path, {"dev-v2.0.json": json.dumps({"version": "v2.0", "data": [article]})})
+    first, second = read_benchmark("squadv2", entry(tmp_path))["squadv2"]["validation"]
+    assert first == {
+        "id": "1",
+        "title": "Normans",
+        "context": "Normandy is in France.",
+        "question": "Where?",
+        "answers": {"text": ["France", "France"], "answer_start": [15, 15]},
+    }
+    assert second["answers"] == {"text": [], "answer_start": []}
+
+
 @pytest.mark.parametrize("name", ["boolq.jsonl", "val.jsonl", "dev.jsonl"])
 def test_boolq(name, tmp_path):
     rows = [
@@ -208,7 +230,18 @@ BROKEN = {
         {"nowhere/mc_task.json": json.dumps([{**TRUTH[0], "mc1_targets": {"a": 0}}])},
         "question 1: mc1_targets needs choices",
     ),
-    "unknown task": ("arc_easy", {"nowhere/a": ""}, "no layout of local files is known"),
+    "no copy": ("arc_easy", {"nowhere/a.txt": ""}, "nowhere: no copy of 'arc_easy''s dataset"),
+    "a file": ("arc_easy", {"nowhere": ""}, "nowhere: no copy of 'arc_easy''s dataset"),
+    "no questions": (
+        "squadv2",
+        {"nowhere/dev-v2.0.json": json.dumps({"data": [{"title": "T"}]})},
+        "dev-v2.0.json: SQuAD 2.0: question 1 lacks 'paragraphs'",
+    ),
+    "no text": (
+        "squadv2",
+        {"nowhere/dev-v2.0.json": json.dumps({"data": [{"title": "T", "paragraphs": [{}]}]})},
+        "dev-v2.0.json: SQuAD 2.0: expected a list of questions",
+    ),
 }
 
 

@@ -21,11 +21,16 @@ from sight_beyond_text.files import read_bytes, read_json, read_json_lines
 Rows = list[dict[str, Any]]
 Splits = dict[str, Rows]
 
-MMLU_SHOTS = 5
-GSM8K_SHOTS = 5
-"""Shots where the study doesn't say; other tasks have none."""
+SHOTS = {
+    "current": {"mmlu": 5, "gsm8k": 5},
+    "published": {"mmlu": 5, "gsm8k": 8, "mathqa": 4},
+}
+"""Shots where the study doesn't say, by protocol; other tasks have none, or lm-eval's own."""
 
 LETTERS = "ABCD"
+
+MIRRORED = ("parquet", "arrow", "jsonl", "json", "csv")
+"""Kinds of file in which the hub keeps data."""
 
 
 def check_text(benchmarks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -40,23 +45,43 @@ def check_text(benchmarks: Mapping[str, Mapping[str, Any]]) -> None:
             broken row (the file and the line, or the study's key, are named); an unknown task.
     """
     lines = []
+    known: list[str] = []
     for name, entry in benchmarks.items():
         try:
+            task = entry.get("task") or name
+            if not entry.get("path") or task not in READERS:
+                known = known or _tasks_of_lm_eval()
+                _check_task(name, task, known)
             if entry.get("path"):
-                read_benchmark(name, entry)
-            else:
-                _check_task(name, entry.get("task") or name)
+                _check_files(name, entry)
         except UserError as error:
             lines.append(str(error))
     if lines:
         raise UserError("\n".join(lines))
 
 
-def _check_task(name: str, task: str) -> None:
-    """Refuses a task that lm-eval doesn't know; its index takes seconds to read."""
+def _check_files(name: str, entry: Mapping[str, Any]) -> None:
+    """Reads local files; of a copy of the hub's dataset it is enough that there is one."""
+    task, path = entry.get("task") or name, Path(entry["path"])
+    if task in READERS and not is_mirror(path):
+        read_benchmark(name, entry)
+    elif not path.exists():
+        raise UserError(f"{path}: no such file or folder (evaluation.text.{name}.path)")
+    elif not any(any(path.rglob(f"*.{kind}")) for kind in MIRRORED):
+        raise UserError(
+            f"{path}: no copy of {task!r}'s dataset ({', '.join(MIRRORED)}) in this folder; fetch"
+            f" it from the hub, or remove evaluation.text.{name}.path"
+        )
+
+
+def _tasks_of_lm_eval() -> list[str]:
+    """All names of tasks, groups and tags; reading their index takes seconds."""
     from lm_eval.tasks import TaskManager
 
-    known = TaskManager().all_tasks
+    return TaskManager().all_tasks
+
+
+def _check_task(name: str, task: str, known: list[str]) -> None:
     if task not in known:
         near = difflib.get_close_matches(task, known, 1)
         guess = f"; did you mean {near[0]!r}?" if near else ""
@@ -67,7 +92,8 @@ def read_benchmark(name: str, entry: Mapping[str, Any]) -> dict[str, Splits]:
     """Reads one benchmark's local files.
 
     Args:
-        name: the benchmark's name in the study; also the task's, unless `entry` has another.
+        name: the benchmark's name in the study; also the task's, unless `entry` has another. One
+            of `READERS`.
         entry: `{task, path, fewshot, limit}`; `path` is given.
 
     Returns:
@@ -78,27 +104,30 @@ def read_benchmark(name: str, entry: Mapping[str, Any]) -> dict[str, Splits]:
         UserError: see `check_text`.
     """
     task, key = entry.get("task") or name, f"evaluation.text.{name}"
-    reader = READERS.get(task)
-    if reader is None:
-        raise UserError(
-            f"{key}.path: no layout of local files is known for task {task!r}; remove the path to"
-            f" read it from the hub, or use one of {', '.join(sorted(READERS))}"
-        )
     if not Path(entry["path"]).exists():
         raise UserError(f"{entry['path']}: no such file or folder ({key}.path)")
     shots = entry.get("fewshot")
     if shots is None:
-        shots = default_shots(task)
+        shots = default_shots(task) or 0
     if task.startswith("truthfulqa") and shots:
         raise UserError(
             f"{key}.fewshot: {task} has its examples built in; remove fewshot or set it to 0"
         )
-    return reader(Path(entry["path"]), f"{key}.path", shots)
+    return READERS[task](Path(entry["path"]), f"{key}.path", shots)
 
 
-def default_shots(task: str) -> int:
-    """Shots of a task that the study says nothing about (lm-eval alone would give MMLU none)."""
-    return {"mmlu": MMLU_SHOTS, "gsm8k": GSM8K_SHOTS}.get(task, 0)
+def default_shots(task: str, protocol: str = "current") -> int | None:
+    """Shots of a task that the study says nothing about (lm-eval alone would give MMLU none).
+
+    Returns:
+        None where lm-eval's own number holds.
+    """
+    return SHOTS[protocol].get(task)
+
+
+def is_mirror(path: Path) -> bool:
+    """Whether a folder is a copy of a dataset as the hub has it, not in its authors' layout."""
+    return any(any(path.rglob(f"*.{kind}")) for kind in MIRRORED[:2])
 
 
 def mmlu_configurations() -> Path:
@@ -379,6 +408,49 @@ def _mathqa(path: Path, key: str, shots: int) -> Splits:
     return {"train": train, "validation": [], "test": test}
 
 
+def _squad(path: Path, key: str, shots: int) -> Splits:
+    """SQuAD 2.0's official schema: articles of paragraphs of questions."""
+    what = "SQuAD 2.0"
+
+    def read(file: Path) -> Rows:
+        rows = []
+        articles = read_json(file, what)
+        articles = articles.get("data") if isinstance(articles, dict) else articles
+        for article in _objects(file, what, articles, "title", "paragraphs"):
+            for paragraph in article["paragraphs"]:
+                asked = _objects(file, what, paragraph.get("qas"), "id", "question", "answers")
+                if "context" not in paragraph:
+                    raise UserError(
+                        f"{file}: {what}: a paragraph of {article['title']!r} lacks 'context'"
+                    )
+                for question in asked:
+                    answers = question["answers"]
+                    if not all({"text", "answer_start"} <= set(answer) for answer in answers):
+                        raise UserError(
+                            f"{file}: {what}: question {question['id']}: an answer needs 'text'"
+                            " and 'answer_start'"
+                        )
+                    rows.append(
+                        {
+                            "id": question["id"],
+                            "title": article["title"],
+                            "context": paragraph["context"],
+                            "question": question["question"],
+                            "answers": {
+                                "text": [answer["text"] for answer in answers],
+                                "answer_start": [answer["answer_start"] for answer in answers],
+                            },
+                        }
+                    )
+        return rows
+
+    validation, train = read(_find(path, key, "dev-v2.0.json")), []
+    if shots:
+        file = _find(path.parent if path.is_file() else path, key, "train-v2.0.json")
+        train = _enough(read(file), shots, file, key)
+    return {"train": train, "validation": validation}
+
+
 def _single(task: str, reader: Callable[[Path, str, int], Splits]):
     return lambda path, key, shots: {task: reader(path, key, shots)}
 
@@ -403,6 +475,7 @@ READERS: dict[str, Callable[[Path, str, int], dict[str, Splits]]] = {
             "gsm8k": _gsm8k,
             "boolq": _boolq,
             "mathqa": _mathqa,
+            "squadv2": _squad,
         }.items()
     },
 }

@@ -1,0 +1,156 @@
+"""Compares the memory that trainings take with what `sight plan` foretells.
+
+    python benchmarks/memory.py                       # small shapes, on a CPU, minutes
+    python benchmarks/memory.py --modes lora --precisions bf16
+
+Each case trains two steps, the second of two passes, with this project's trainer, on random
+weights, ids and pixels, in a process of its own, one after the other. On a CPU what is measured is
+the peak of the resident memory above what the process had before it loaded the model. Large blocks
+are given back to the system at once meanwhile (`MALLOC_MMAP_THRESHOLD_`), as otherwise free memory
+that the allocator keeps would be counted too. On a GPU it is the peak that torch's allocator tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import shlex
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+
+from sight_beyond_text.files import read_json, write_json
+
+SHAPES = {
+    "256 x 4": (256, 4, 688, (1024, 4096)),
+    "512 x 8": (512, 8, 1376, (512, 2048)),
+    "768 x 12": (768, 12, 2048, (512,)),
+}
+"""Width, depth, width of the MLP, positions a pass; the widest has fewer heads of keys."""
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Measures, prints a table, writes JSON."""
+    args = _parsed()
+    # Read when a process starts, so by the one that all measured ones are forked from.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = os.environ["MALLOC_TRIM_THRESHOLD_"] = "65536"
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(args.threads)
+    rows = read_json(args.out, "report")["cases"] if args.add else []
+    with tempfile.TemporaryDirectory(dir=args.work) as folder:
+        for shape, precision in product(args.shapes, args.precisions):
+            hidden, layers, intermediate, budgets = SHAPES[shape]
+            job = {
+                "sizes": {
+                    "hidden_size": hidden,
+                    "intermediate_size": intermediate,
+                    "num_hidden_layers": layers,
+                },
+                "precision": precision,
+                "dropout": args.dropout,
+                "folder": folder,
+            }
+            machine = _alone("prepare", job)
+            budgets = args.budgets or budgets
+            for mode, checkpointing, positions in product(args.modes, (False, True), budgets):
+                case = {"mode": mode, "checkpointing": checkpointing, "positions": positions}
+                done = _alone("measure", {**job, **case})
+                rows.append({"shape": shape, "precision": precision, **case, **done})
+                print(_line(rows[-1]), file=sys.stderr)
+    report = {
+        "command": shlex.join(["python", "benchmarks/memory.py", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        **machine,
+        "python": platform.python_version(),
+        "dropout": args.dropout,
+        "cases": rows,
+        **summary(rows),
+    }
+    write_json(args.out, report)
+    print(told(report))
+    print(f"\nwritten: {args.out}")
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    modes = ("full", "lora", "qlora", "frozen")
+    add("--shapes", choices=SHAPES, nargs="+", default=list(SHAPES))
+    add("--modes", choices=modes, nargs="+", default=modes)
+    add("--precisions", choices=("fp32", "bf16"), nargs="+", default=["fp32"])
+    add("--budgets", type=int, nargs="+", help="positions a pass")
+    add("--dropout", type=float, default=0.05, help="of adapters")
+    add("--threads", type=int, default=1)
+    add("--out", type=Path, default=_RESULTS / "memory-cpu.json", help="JSON file")
+    add("--add", action="store_true", help="to the cases that are in the file already")
+    add("--work", type=Path, help="folder with room for the weights, for the time")
+    return parser.parse_args()
+
+
+def _alone(function: str, job: dict) -> dict:
+    """Calls a function of `memory_case` in a process that ends with it."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["memory_case"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_call, function, job).result()
+
+
+def _call(function: str, job: dict) -> dict:
+    import memory_case
+
+    return getattr(memory_case, function)(job)
+
+
+def summary(rows: list[dict]) -> dict:
+    """How far the estimates lie from what was measured, as shares of the measured.
+
+    Returns:
+        `largest` and `mean` of the absolute values, and how many lie `within_15_percent`.
+    """
+    apart = [abs(row["estimated_mib"] / row["measured_mib"] - 1) for row in rows]
+    return {
+        "largest": max(apart),
+        "mean": sum(apart) / len(apart),
+        "within_15_percent": sum(value <= 0.15 for value in apart),
+    }
+
+
+def told(report: dict) -> str:
+    """The report as a table in Markdown, with a line of summary."""
+    head = "| shape | precision | tuning | checkpointing | positions | measured | estimated | |"
+    lines = [head, "|---|---|---|---|---:|---:|---:|---:|", *map(_line, report["cases"])]
+    count = len(report["cases"])
+    lines.append(
+        f"\n{report['within_15_percent']} of {count} within 15 %; mean {report['mean']:.1%},"
+        f" largest {report['largest']:.1%} (MiB)"
+    )
+    return "\n".join(lines)
+
+
+def _line(row: dict) -> str:
+    apart = row["estimated_mib"] / row["measured_mib"] - 1
+    cells = [
+        row["shape"],
+        row["precision"],
+        row["mode"],
+        "on" if row["checkpointing"] else "off",
+        str(row["positions"]),
+        f"{row['measured_mib']:,.0f}",
+        f"{row['estimated_mib']:,.0f}",
+        f"{apart:+.1%}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

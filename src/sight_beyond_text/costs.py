@@ -1,0 +1,319 @@
+"""What a training will take, foretold from its spec: work, time, money, memory, disk. No torch.
+
+Shapes come from the models' configurations, and lengths from the instructions' characters, as far
+as these files are at hand; nothing is fetched, and what can't be known is None.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from sight_beyond_text.data.templates import segments
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.memory import (
+    Job,
+    all_parameters,
+    estimate,
+    job_of,
+    learned_parameters,
+    positions_that_fit,
+)
+from sight_beyond_text.shapes import Shape, TowerShape, model_shape, read_config, tower_shape
+from sight_beyond_text.study import Study
+
+CHARACTERS_A_TOKEN = 4.2
+"""Of English text: 4.0 to 4.4 for tokenizers of 32,000 words and more."""
+
+CHARACTERS_A_CAPTION = 53
+"""Of COCO's captions, with the space between two."""
+
+RESERVED = 2**30
+"""Bytes of a GPU that a training can't have: CUDA's context, and gaps between tensors."""
+
+
+class Sample(NamedTuple):
+    """What of a conversation its length hangs on: characters asked and answered, turns."""
+
+    kind: str | None
+    image: bool
+    asked: int
+    answered: int
+    turns: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a run learns from in one pass over its data, about.
+
+    Attributes:
+        samples, images: how many.
+        tokens: positions of all samples, those of images included, without padding.
+        learned: tokens that the loss is taken on.
+        squares: sum of the samples' squared positions.
+        longest: positions of the longest sample.
+    """
+
+    samples: int
+    images: int
+    tokens: float
+    learned: float
+    squares: float
+    longest: int
+
+
+class Foreteller:
+    """Foretells the costs of a study's trainings; each file is read once.
+
+    Args:
+        study: the study; its `hardware`, if any, gives time, money, and what fits.
+    """
+
+    def __init__(self, study: Study):
+        self.hardware = study.hardware
+        self.captions = study.data.captions_in_place
+        self._shape = cache(self._read_shape)
+        self._tower = cache(self._read_tower)
+        self._samples = cache(read_samples)
+        self._sizes = cache(self._measure)
+
+    def costs(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """What one alignment or run takes.
+
+        Args:
+            spec: as `grid.align_spec` and `grid.run_spec` make it.
+
+        Returns:
+            `parameters`, `learned_parameters`, `memory` (see `_memory`), `steps`, `tokens`,
+            `flops`, `disk` and `disk_while_training` (bytes), `gpu_hours`, `hours`, `price`; None
+            for what isn't known.
+        """
+        shape = self._shape(spec["base"]["model"], spec["base"]["revision"])
+        tower = self._tower(spec["tower"]["model"], spec["tower"]["revision"])
+        training, job = spec["training"], job_of(spec)
+        sizes = self._sizes(
+            spec["data"]["instructions"],
+            spec["source"]["form"],
+            _hashable(spec["source"]["kinds"]),
+            spec["template"],
+            tower.patches if tower else None,
+            training["max_length"],
+            training["max_samples"],
+        )
+        steps = None
+        if sizes is not None:
+            an_epoch = math.ceil(sizes.samples / training["batch_size"])
+            steps = math.ceil(an_epoch * training["epochs"])
+        out = dict.fromkeys(
+            ("parameters", "learned_parameters", "memory", "flops", "disk", "disk_while_training")
+        )
+        out |= {"steps": steps, "tokens": sizes and round(sizes.tokens * training["epochs"])}
+        if shape is None or tower is None:
+            return {**out, **self._time(None, training)}
+        learned = sum(learned_parameters(shape, tower, job).values())
+        saved = spec["training"]["save_steps"]
+        points = 1 if steps is not None and steps <= saved else 2
+        states = 2 if training["optimizer"] == "paged_adamw_8bit" else 8
+        out |= {
+            "parameters": all_parameters(shape, tower, job),
+            "learned_parameters": learned,
+            "memory": self._memory(shape, tower, job, training, sizes),
+            "disk": 4 * learned,
+            # The last resume point goes only when the next one is whole.
+            "disk_while_training": points * (4 + states) * learned,
+        }
+        if sizes is not None:
+            out["flops"] = training["epochs"] * learning_flops(shape, tower, job, sizes)
+        return {**out, **self._time(out["flops"], training)}
+
+    def _memory(
+        self, shape: Shape, tower: TowerShape, job: Job, training: Mapping, sizes: Sizes | None
+    ) -> dict[str, Any]:
+        """The memory of a process of the run.
+
+        Returns:
+            `positions` of its largest pass, bytes `without_checkpointing` and
+            `with_checkpointing`; and where the study names its GPU, the `checkpointing` with which
+            it `fits` there, and `positions_that_fit`.
+        """
+        longest = training["max_length"] if sizes is None else sizes.longest
+        share = math.ceil(training["batch_size"] / training["processes"])
+        whole = share * longest
+        positions = max(min(training["token_budget"] or whole, whole), longest)
+        several = positions < whole
+        by = {
+            checkpointing: estimate(
+                shape, tower, job, positions, checkpointing, longest, several_passes=several
+            ).total
+            for checkpointing in (False, True)
+        }
+        out = {
+            "positions": positions,
+            "without_checkpointing": by[False],
+            "with_checkpointing": by[True],
+        }
+        if self.hardware is None:
+            return out
+        room = int(self.hardware.memory_gib * 2**30) - RESERVED
+        wanted = training["gradient_checkpointing"]
+        choices = [False, True] if wanted == "auto" else [wanted]
+        fitting = [choice for choice in choices if by[choice] <= room]
+        return {
+            **out,
+            "fits": bool(fitting),
+            "checkpointing": (fitting or choices[-1:])[0],
+            "positions_that_fit": positions_that_fit(room, shape, tower, job, choices[-1], longest),
+        }
+
+    def _time(self, flops: float | None, training: Mapping) -> dict[str, float | None]:
+        """GPU hours, hours and money of some work in bfloat16 on the study's GPU."""
+        known = self.hardware is not None and flops is not None and training["precision"] == "bf16"
+        if not known:
+            return {"gpu_hours": None, "hours": None, "price": None}
+        rate = self.hardware.tflops * 1e12 * self.hardware.utilization
+        hours = flops / rate / 3600
+        price = self.hardware.price_per_hour
+        return {
+            "gpu_hours": hours,
+            "hours": hours / training["processes"],
+            "price": None if price is None else hours * price,
+        }
+
+    @staticmethod
+    def _read_shape(model: str, revision: str | None) -> Shape | None:
+        config = read_config(model, revision)
+        try:
+            return config and model_shape(config, model)
+        except UserError:
+            return None
+
+    @staticmethod
+    def _read_tower(model: str, revision: str | None) -> TowerShape | None:
+        config = read_config(model, revision)
+        try:
+            return config and tower_shape(config, model)
+        except UserError:
+            return None
+
+    def _measure(self, path, form, kinds, template, patches, max_length, max_samples):
+        samples = self._samples(path)
+        if samples is None or patches is None:
+            return None
+        chosen = [sample for sample in samples if kinds == "all" or sample.kind in kinds]
+        if not chosen:
+            return None
+        captions = self.captions if form == "caption" else 0
+        found = measure(chosen, form, template, patches, captions, max_length)
+        if max_samples is None or max_samples >= found.samples:
+            return found
+        part = max_samples / found.samples
+        return Sizes(
+            samples=max_samples,
+            images=round(found.images * part),
+            tokens=found.tokens * part,
+            learned=found.learned * part,
+            squares=found.squares * part,
+            longest=found.longest,
+        )
+
+
+def read_samples(path: str) -> list[Sample] | None:
+    """The samples of a LLaVA-style file; None where it isn't there, or isn't such a file."""
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [
+            Sample(
+                row.get("kind"),
+                "image" in row,
+                sum(len(turn["value"]) for turn in row["conversations"][::2]),
+                sum(len(turn["value"]) for turn in row["conversations"][1::2]),
+                len(row["conversations"]) // 2,
+            )
+            for row in rows
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def measure(
+    samples: Sequence[Sample],
+    form: str,
+    template: str,
+    patches: int,
+    captions: int,
+    max_length: int,
+) -> Sizes:
+    """About how long the samples get when they are laid out in a template.
+
+    Args:
+        samples: at least one.
+        form: of the source.
+        template: of the prompt.
+        patches: positions an image.
+        captions: captions that stand for an image.
+        max_length: limit in positions.
+    """
+    opening, a_turn = _overhead(template)
+    tokens = learned = squares = longest = images = 0
+    instead = {"visual": patches, "caption": captions * CHARACTERS_A_CAPTION / CHARACTERS_A_TOKEN}
+    for sample in samples:
+        asked = 0 if template == "plain" else sample.asked
+        length = (asked + sample.answered) / CHARACTERS_A_TOKEN + opening + sample.turns * a_turn
+        if sample.image:
+            images += form == "visual"
+            length += instead.get(form, 0)
+        length = min(length, max_length)
+        tokens += length
+        squares += length**2
+        longest = max(longest, length)
+        learned += sample.answered / CHARACTERS_A_TOKEN + sample.turns
+    return Sizes(
+        samples=len(samples),
+        images=images,
+        tokens=tokens,
+        learned=min(learned, tokens),
+        squares=squares,
+        longest=math.ceil(longest),
+    )
+
+
+def _overhead(template: str) -> tuple[float, float]:
+    """Tokens that a template adds: once (the opening mark and the system's words), and a turn."""
+    if template == "chat":
+        return 10, 10  # the base's own; most have two marks and a role a message
+    marks = SimpleNamespace(bos_token="<s>", eos_token="</s>")
+    laid = [segments([("", "")] * turns, template, marks) for turns in (1, 2)]
+    one, two = (
+        sum(1 if part.mark else len(part.text) / CHARACTERS_A_TOKEN for part in parts)
+        for parts in laid
+    )
+    return 1 + one - (two - one), two - one
+
+
+def learning_flops(shape: Shape, tower: TowerShape, job: Job, sizes: Sizes) -> float:
+    """The floating-point operations of one pass over the data, by the shortest route.
+
+    A matrix of N weights takes 2 N operations a position forward, 2 N back to its input, and 2 N
+    for its own gradient where it learns. The head is counted at learned tokens alone; attention
+    (its causal half) is 2 T^2 a layer and unit of its width forward, twice that back; the tower
+    2 N forward. Padding, computing again for checkpointing, and what isn't a matrix product are
+    left out.
+    """
+    own = 6 if job.mode == "full" else 4
+    matrices = sum(rows * columns for rows, columns in shape.matrices.values())
+    a_position = own * shape.layers * matrices
+    a_position += 6 * learned_parameters(shape, tower, job).get("adapters", 0)
+    attention = 6 * shape.layers * shape.queries * sizes.squares
+    head = own * shape.hidden * shape.vocabulary * sizes.learned
+    seen = 2 * tower.total * tower.patches * sizes.images
+    return float(a_position * sizes.tokens + attention + head + seen)
+
+
+def _hashable(kinds: Sequence[str] | str) -> tuple[str, ...] | str:
+    return kinds if isinstance(kinds, str) else tuple(kinds)

@@ -1,0 +1,295 @@
+"""Greedy generation whose prompts share what they begin with, and free their place when done.
+
+All prompts of a group stand side by side in one row, after their common start: a token sees the
+start, its own prompt and what was generated for it. So no key or value is held or read twice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from sight_beyond_text.evaluation import prefix_tree, tree_attention
+from sight_beyond_text.evaluation.tree_attention import SharedStart
+
+COLUMNS = 2
+"""Columns of keys and values beyond the start, in passes' token budgets."""
+
+REFILL = 4
+"""New prompts are let in when this part of the room is free."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A prompt that is being continued: its number, its row in the mask, its next position."""
+
+    prompt: int
+    row: int
+    depth: int
+    tokens: list[int] = field(default_factory=list)
+
+
+class _Layer(CacheLayerMixin):
+    """One layer's keys and values in a buffer: what of the start is kept, then the columns."""
+
+    is_croppable = False
+
+    def __init__(self, shared, room: _Room):
+        super().__init__()
+        self.window, self.is_sliding, self.room = shared.window, shared.is_sliding, room
+        self.kept = 0 if shared.keys is None else shared.keys.shape[-2]
+        self.shared = shared
+
+    def lazy_initialization(self, key_states, value_states) -> None:
+        size = self.kept + self.room.columns
+        self.keys = key_states.new_empty(*key_states.shape[:2], size, key_states.shape[-1])
+        self.values = value_states.new_empty(*value_states.shape[:2], size, value_states.shape[-1])
+        if self.kept:
+            self.keys[..., : self.kept, :] = self.shared.keys
+            self.values[..., : self.kept, :] = self.shared.values
+        self.is_initialized, self.shared = True, None
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        begin = self.kept + self.room.used
+        end = begin + key_states.shape[-2]
+        self.keys[..., begin:end, :] = key_states
+        self.values[..., begin:end, :] = value_states
+        return self.keys[..., :end, :], self.values[..., :end, :]
+
+    def keep(self, columns: torch.Tensor) -> None:
+        """Moves these columns to the front."""
+        if self.is_initialized:
+            for buffer in (self.keys, self.values):
+                moved = buffer[..., self.kept + columns, :]
+                buffer[..., self.kept : self.kept + len(columns), :] = moved
+
+    def get_seq_length(self) -> int:
+        return self.kept + self.room.used
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return self.kept + self.room.columns
+
+
+class _Room(Cache):
+    """Keys and values of a start and of `columns` tokens after it, `used` of which are taken.
+
+    Attributes:
+        depth: (columns,) position of each token in its own sequence.
+        visible: (rows, columns) what each open prompt sees.
+    """
+
+    def __init__(self, start: SharedStart, rows: int, columns: int, device: torch.device):
+        self.columns, self.used, self.length = columns, 0, start.length
+        self.depth = torch.zeros(columns, dtype=torch.long, device=device)
+        self.visible = torch.zeros(rows, columns, dtype=torch.bool, device=device)
+        super().__init__(layers=[_Layer(layer, self) for layer in start.layers])
+
+    def mask(self, model, depth: torch.Tensor, own: torch.Tensor, among: torch.Tensor):
+        """Who sees whom in a pass: (1, 1, N, kept + used + N), by kind of layer.
+
+        Args:
+            model: its attention decides the form.
+            depth: (N,) positions of the tokens that are read.
+            own: (N, used) what of the columns each of them sees.
+            among: (N, N) what they see of each other.
+        """
+        positions = torch.cat([self.depth[: self.used], depth])
+        made = {}
+        for layer in self.layers:
+            kind = "sliding_attention" if layer.is_sliding else "full_attention"
+            if kind in made:
+                continue
+            before = torch.arange(self.length - layer.kept, self.length, device=depth.device)
+            always = own.new_ones(len(depth), layer.kept)
+            visible = torch.cat([always, own, among], dim=1)
+            if layer.is_sliding:
+                distance = depth[:, None] - torch.cat([before, positions])[None, :]
+                visible &= distance < layer.window
+            made[kind] = tree_attention.as_mask(model, visible[None, None])
+        return made if len(made) > 1 else next(iter(made.values()))
+
+    def compact(self, open_rows: list[int]) -> None:
+        """Gives up the columns that no open prompt sees."""
+        rows = torch.tensor(open_rows, dtype=torch.long, device=self.visible.device)
+        columns = self.visible[rows, : self.used].any(0).nonzero()[:, 0]
+        for layer in self.layers:
+            layer.keep(columns)
+        self.depth[: len(columns)] = self.depth[columns]
+        self.visible[:, : len(columns)] = self.visible[:, columns]
+        self.visible[:, len(columns) :] = False
+        self.used = len(columns)
+
+
+@torch.no_grad()
+def generate(
+    model,
+    prompts: Sequence[np.ndarray],
+    limit: int,
+    is_done: Callable[[list[int]], bool],
+    budget: int,
+    rows: int,
+    read: Callable[[int], None],
+) -> Iterator[tuple[int, list[int]]]:
+    """Continues prompts greedily.
+
+    Args:
+        model: a causal language model in eval mode that `tree_attention.can_share`.
+        prompts: tokens of each, all different, none empty.
+        limit: new tokens of each, at most.
+        is_done: whether a continuation has come to its end.
+        budget: tokens of a pass.
+        rows: prompts continued at once, at most.
+        read: told of the tokens of each pass.
+
+    Yields:
+        (number of the prompt, its continuation), in the order in which they end.
+    """
+    needed = [len(prompt) - 1 for prompt in prompts]
+    tree = prefix_tree.gather(prefix_tree.grow(prompts, needed), budget, budget)
+    start = SharedStart(tree_attention.windows_of(model))
+
+    def walk(group, start):
+        if group.branches:
+            yield from _Session(
+                model, group, start, prompts, needed, limit, is_done, budget, rows, read
+            ).run()
+        for longer in group.groups:
+            tokens = prompts[longer.sequence][group.length : longer.length]
+            read(len(tokens))
+            yield from walk(longer, tree_attention.extend(model, start, tokens, budget))
+
+    yield from walk(tree, start)
+
+
+class _Session:
+    """The continuation of all prompts of a group."""
+
+    def __init__(
+        self, model, group, start, prompts, needed, limit, is_done, budget, rows, read
+    ):  # fmt: skip
+        self.model, self.group, self.prompts, self.needed = model, group, prompts, needed
+        self.limit, self.is_done, self.budget, self.read = limit, is_done, budget, read
+        order = sorted(group.branches, key=lambda branch: (-self._size(branch), branch.sequence))
+        self.waiting = deque((branch, _leaves(branch)) for branch in order)
+        # Room for the largest branch at least, and no more than all of them need.
+        most = [self._size(branch) + leaves * limit for branch, leaves in self.waiting]
+        self.rows = min(max(rows, *(n for _, n in self.waiting)), sum(n for _, n in self.waiting))
+        columns = min(max(COLUMNS * budget, *most), sum(most))
+        self.room = _Room(start, self.rows, columns, model.device)
+        self.open: list[_Open] = []
+        self.free = list(range(self.rows))
+
+    def _size(self, branch: prefix_tree.Node) -> int:
+        return prefix_tree.weight(branch, self.group.length)
+
+    def run(self) -> Iterator[tuple[int, list[int]]]:
+        """See `generate`."""
+        while self.waiting or self.open:
+            while self.waiting and REFILL * len(self.free) >= self.rows:
+                opened = self._admit()
+                if not opened:
+                    break
+                yield from self._close(opened)
+            if self.open:
+                yield from self._close(self._step())
+
+    def _admit(self) -> list[tuple[_Open, int]]:
+        """Reads as many new prompts as there is room for; gives each its first token."""
+        taken = self._fitting()
+        if not taken and self.room.used:
+            self.room.compact([one.row for one in self.open])
+            taken = self._fitting()
+        if not taken:
+            return []
+        layout = prefix_tree.lay_out([taken], self.group.length, self.prompts, self.needed)
+        device, used, width = self.model.device, self.room.used, layout.ids.shape[1]
+        self.read(width)
+        column = torch.arange(width, device=device)
+        until = torch.from_numpy(layout.until[0]).to(device)
+        among = (column <= column[:, None]) & (column[:, None] < until)
+        depth = torch.from_numpy(layout.depth[0]).to(device)
+        nothing = among.new_zeros(width, used)
+        ids = torch.from_numpy(layout.ids[0]).to(device)
+        wanted = torch.from_numpy(layout.wanted).to(device)
+        logits = self._pass(ids, depth, nothing, among, wanted)
+        ranks = layout.wanted.ravel().cumsum() - 1
+        first = logits.argmax(-1).tolist()
+        opened = []
+        for number, path in layout.paths.items():
+            last = int(path[-1])
+            row = self.free.pop()
+            self.room.visible[row] = False
+            self.room.visible[row, used : used + width] = among[last]
+            one = _Open(number, row, len(self.prompts[number]))
+            opened.append((one, first[ranks[last]]))
+        self.open += [one for one, _ in opened]
+        return opened
+
+    def _fitting(self) -> list[prefix_tree.Node]:
+        """Takes the waiting branches that there is room for, with all that they may grow to."""
+        promised = sum(self.limit - len(one.tokens) for one in self.open)
+        left, free = self.room.columns - self.room.used - promised, len(self.free)
+        taken, tokens = [], 0
+        while self.waiting:
+            branch, leaves = self.waiting[0]
+            size = self._size(branch)
+            left, free = left - size - leaves * self.limit, free - leaves
+            tokens += size
+            if left < 0 or free < 0 or (taken and tokens > self.budget):
+                break
+            taken.append(branch)
+            self.waiting.popleft()
+        return taken
+
+    def _step(self) -> list[tuple[_Open, int]]:
+        """Reads the last token of every open prompt; gives each its next one."""
+        device, used = self.model.device, self.room.used
+        rows = torch.tensor([one.row for one in self.open], device=device)
+        ids = torch.tensor([one.tokens[-1] for one in self.open], device=device)
+        depth = torch.tensor([one.depth for one in self.open], device=device)
+        among = torch.eye(len(rows), dtype=torch.bool, device=device)
+        self.read(len(rows))
+        logits = self._pass(ids, depth, self.room.visible[rows, :used], among, 0)
+        self.room.visible[rows, used : used + len(rows)] = among
+        for one in self.open:
+            one.depth += 1
+        return list(zip(self.open, logits.argmax(-1).tolist(), strict=True))
+
+    def _pass(self, ids, depth, own, among, wanted) -> torch.Tensor:
+        mask = self.room.mask(self.model, depth, own, among)
+        logits = self.model(
+            input_ids=ids[None],
+            position_ids=depth[None],
+            attention_mask=mask,
+            past_key_values=self.room,
+            use_cache=True,
+            logits_to_keep=wanted,
+        ).logits
+        self.room.depth[self.room.used : self.room.used + len(ids)] = depth
+        self.room.used += len(ids)
+        return logits.reshape(-1, logits.shape[-1]).float()
+
+    def _close(self, found: list[tuple[_Open, int]]) -> Iterator[tuple[int, list[int]]]:
+        """Notes new tokens; gives what has come to its end."""
+        ended = set()
+        for one, token in found:
+            one.tokens.append(token)
+            if len(one.tokens) >= self.limit or self.is_done(one.tokens):
+                ended.add(one.row)
+                yield one.prompt, one.tokens
+        self.free += ended
+        self.open = [one for one in self.open if one.row not in ended]
+
+
+def _leaves(branch: prefix_tree.Node) -> int:
+    return sum(node.ends for node in prefix_tree.walk([branch]))

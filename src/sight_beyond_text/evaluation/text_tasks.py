@@ -1,0 +1,339 @@
+"""lm-eval's own tasks, on local files or the hub, under one of two protocols.
+
+"current": the tasks of the installed lm-eval as they are, MMLU with 5 shots. "published": the
+settings of Tu et al. (2023), whose harness of August 2023 added no token at the beginning and
+ended answers otherwise; their MMLU was a generation of two tokens.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lm_eval.api.task
+import lm_eval.utils
+from lm_eval.tasks import TaskManager
+from tqdm import tqdm
+
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.evaluation import squad
+from sight_beyond_text.evaluation.text_data import (
+    LETTERS,
+    READERS,
+    Splits,
+    default_shots,
+    is_mirror,
+    mmlu_configurations,
+    read_benchmark,
+)
+
+FEWSHOT_SEED = 1234
+"""lm-eval's default; the same examples for every run."""
+
+FOLDERS = {
+    "truthfulqa": "truthfulqa",
+    "ethics": "hendrycks_ethics",
+    "mmlu": "mmlu/default",
+    "gsm8k": "gsm8k",
+    "boolq": "super_glue/boolq",
+    "mathqa": "mathqa",
+    "squadv2": "squadv2",
+}
+"""Where lm-eval keeps a family of tasks; reading all of its folders would take seconds."""
+
+METRICS = {"squad_v2": squad.SquadV2}
+"""What tasks fetch with `evaluate.load`, here without a network."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How tasks are put to the models.
+
+    Attributes:
+        bos: whether a prompt begins with the tokenizer's first token; None as it does by itself.
+        settings: of lm-eval's tasks that differ from today's, by task; "mmlu" for its subjects.
+        main: the metric@filter whose scores are the items', where it isn't the first.
+    """
+
+    bos: bool | None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    main: Mapping[str, str] = field(default_factory=dict)
+
+
+def _begins_with_letter(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
+    return {"acc": float(results[0].strip().startswith(LETTERS[doc["answer"]]))}
+
+
+_MAIN = {"gsm8k": "exact_match@flexible-extract", "truthfulqa_gen": "bleu_acc@none"}
+
+PROTOCOLS = {
+    "current": Protocol(bos=None, main=_MAIN),
+    "published": Protocol(
+        bos=False,
+        settings={
+            "truthfulqa_gen": {"generation_kwargs": {"until": ["."], "do_sample": False}},
+            "gsm8k": {
+                "generation_kwargs": {
+                    "until": [":", "Question:", "Question"],
+                    "do_sample": False,
+                }
+            },
+            "mmlu": {
+                "output_type": "generate_until",
+                "doc_to_choice": None,
+                "doc_to_target": "{{['A', 'B', 'C', 'D'][answer]}}",
+                "generation_kwargs": {"until": ["\n"], "max_gen_toks": 2, "do_sample": False},
+                "process_results": _begins_with_letter,
+            },
+        },
+        main={**_MAIN, "gsm8k": "exact_match@strict-match"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One lm-eval task of one benchmark.
+
+    Attributes:
+        benchmark: the benchmark's name in the study.
+        task: lm-eval's name.
+        built: lm-eval's object, its data loaded.
+        limit: how many items, from the first.
+        prefix: of the items' ids.
+        group: MMLU's group ("stem", ...); "" for others.
+        main: the metric@filter whose scores are the items'; None for the first one.
+    """
+
+    benchmark: str
+    task: str
+    built: lm_eval.api.task.Task
+    limit: int
+    prefix: str
+    group: str
+    main: str | None
+
+
+def load_jobs(benchmarks: Mapping[str, Mapping[str, Any]], protocol: str) -> list[Job]:
+    """Makes lm-eval's tasks of the study's benchmarks and loads their data.
+
+    Args:
+        benchmarks: by name: `{task, path, fewshot, limit}`.
+        protocol: a key of `PROTOCOLS`.
+
+    Raises:
+        UserError: local files are broken, a task is unknown or its data can't be loaded.
+    """
+    # Local files first: the hub may take minutes, and a broken file would be told only then.
+    local = {
+        name: read_benchmark(name, {**entry, "fewshot": _shots(name, entry, protocol)})
+        for name, entry in benchmarks.items()
+        if entry.get("path") and _is_read(name, entry)
+    }
+    jobs = []
+    managers: dict[str, TaskManager] = {}
+    for name, entry in benchmarks.items():
+        task, shots = entry.get("task") or name, _shots(name, entry, protocol)
+        manager = _manager(task, managers)
+        if task not in manager.task_index:
+            near = difflib.get_close_matches(task, manager.all_tasks, 1)
+            guess = f"did you mean {near[0]!r}?" if near else "see its list of tasks"
+            raise UserError(f"evaluation.text.{name}.task: lm-eval has no task {task!r}; {guess}")
+        settings = PROTOCOLS[protocol].settings.get(task, {})
+        if name in local:
+            built = {}
+            for part, splits in local[name].items():
+                with _data(lambda *_, splits=splits: _from_rows(splits)):
+                    built |= _build(manager, part, settings)
+        else:
+            built = _fetch(manager, name, entry, settings)
+        for part, made in built.items():
+            _set_shots(made, shots)
+            total, limit = len(made.eval_docs), entry.get("limit")
+            jobs.append(
+                Job(
+                    benchmark=name,
+                    task=part,
+                    built=made,
+                    limit=min(limit or total, total),
+                    prefix=name if len(built) == 1 and task != "mmlu" else _part(task, part),
+                    group=_group(manager, part) if task == "mmlu" else "",
+                    main=PROTOCOLS[protocol].main.get(part),
+                )
+            )
+    return jobs
+
+
+def _is_read(name: str, entry: Mapping[str, Any]) -> bool:
+    """Whether local files are in the authors' layout; else they are a copy of the hub's."""
+    return (entry.get("task") or name) in READERS and not is_mirror(Path(entry["path"]))
+
+
+def _shots(name: str, entry: Mapping[str, Any], protocol: str) -> int | None:
+    given = entry.get("fewshot")
+    return default_shots(entry.get("task") or name, protocol) if given is None else given
+
+
+def _part(task: str, part: str) -> str:
+    return part.removeprefix("mmlu_") if task == "mmlu" else part
+
+
+def _manager(task: str, known: dict[str, TaskManager]) -> TaskManager:
+    """lm-eval's tasks: those of one family where it is known, else all.
+
+    Args:
+        task: lm-eval's name.
+        known: those that were read before, by folder; grows.
+    """
+    # The root is the MMLU folder's grandparent; every family lies below it.
+    root = mmlu_configurations().parents[1]
+    for folder in (FOLDERS.get(task.partition("_")[0]), ""):
+        if folder is None:
+            continue
+        if folder not in known:
+            known[folder] = TaskManager(include_defaults=False, include_path=root / folder)
+        if task in known[folder].task_index:
+            break
+    return known[folder]
+
+
+def _group(manager: TaskManager, task: str) -> str:
+    """The group of an MMLU subject, by lm-eval's tag."""
+    tag = manager.task_index[task].cfg["tag"]
+    return tag.removeprefix("mmlu_").removesuffix("_tasks")
+
+
+def _build(manager: TaskManager, task: str, settings: Mapping[str, Any]) -> dict:
+    if not settings:
+        return manager.load(task)["tasks"]
+    # A task's settings can be changed only as a member of a group.
+    return manager.load({"group": "changed", "task": [{"task": task, **settings}]})["tasks"]
+
+
+def _from_rows(splits: Splits) -> dict[str, datasets.Dataset]:
+    return {split: datasets.Dataset.from_list(rows) for split, rows in splits.items()}
+
+
+def _fetch(
+    manager: TaskManager, name: str, entry: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict:
+    """A task, or all of a group, on a local copy of the hub's data or on the hub."""
+    task, path = entry.get("task") or name, entry.get("path")
+    try:
+        if path is None:
+            return _build(manager, task, settings)
+        with _data(partial(_from_mirror, Path(path))):
+            return _build(manager, task, settings)
+    except UserError:
+        raise
+    except Exception as error:  # What a hub client raises has no common base.
+        told = f"({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+        if path is not None:
+            raise UserError(
+                f"{path}: no data of {task!r} can be read there {told}; fetch its dataset again,"
+                f" or check evaluation.text.{name}.path"
+            ) from error
+        raise UserError(
+            f"evaluation.text.{name}: can't load {task!r} from the hub {told}; connect, or give a"
+            " path with its files"
+        ) from error
+
+
+def _from_mirror(folder: Path, repository: str, configuration: str | None) -> Any:
+    """A dataset from a folder: `save_to_disk`'s, or a copy of its repository on the hub."""
+    if (folder / repository).is_dir():
+        folder = folder / repository
+    part = folder / (configuration or "")
+    for saved in (part, folder):
+        if (saved / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(str(saved))
+    # The hub's own page of a dataset says which files are which.
+    if (folder / "README.md").is_file() or not part.is_dir():
+        return datasets.load_dataset(str(folder), configuration)
+    return datasets.load_dataset(str(part))
+
+
+@contextmanager
+def _data(source: Callable[[str, str | None], Any]) -> Iterator[None]:
+    """Tasks built meanwhile get their data from `source(dataset, configuration)`."""
+    real = datasets.load_dataset
+
+    def load_dataset(path=None, name=None, **_):
+        # The source itself may read files with it.
+        with _replaced(datasets, "load_dataset", real):
+            return source(path, name)
+
+    with _replaced(datasets, "load_dataset", load_dataset):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    old = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, old)
+
+
+def _set_shots(made, shots: int | None) -> None:
+    # lm-eval marks tasks whose examples are built in with 0 shots, and never changes those.
+    if shots is not None and made.get_config("num_fewshot") != 0:
+        made.set_config(key="num_fewshot", value=shots)
+    elif made.get_config("num_fewshot") is None:
+        made.set_config(key="num_fewshot", value=0)
+
+
+@contextmanager
+def harness() -> Iterator[None]:
+    """lm-eval without its warnings, its bar for each task, and its fetching of metrics."""
+    logger = logging.getLogger("lm_eval")
+    level, bars = logger.level, datasets.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    env = lm_eval.utils.env
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(lm_eval.api.task, "tqdm", partial(tqdm, disable=True)))
+        # The harness compiles the task's few templates anew for every question and example.
+        stack.enter_context(_replaced(env, "from_string", cache(env.from_string)))
+        stack.enter_context(offline_metrics())
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            if bars:
+                datasets.enable_progress_bars()
+
+
+@contextmanager
+def offline_metrics() -> Iterator[None]:
+    """Meanwhile `evaluate.load` gives our own metrics where we have them.
+
+    Raises:
+        UserError: a task asks for another one and it can't be fetched.
+    """
+    import evaluate
+
+    fetch = evaluate.load
+
+    def load(path, *args, **kwargs):
+        if path in METRICS:
+            return METRICS[path]()
+        try:
+            return fetch(path, *args, **kwargs)
+        except Exception as error:  # What a hub client raises has no common base.
+            raise UserError(
+                f"lm-eval's task needs the metric {path!r}, which is fetched from the hub"
+                f" ({type(error).__name__}); connect, or leave the benchmark out"
+            ) from error
+
+    with _replaced(evaluate, "load", load):
+        yield

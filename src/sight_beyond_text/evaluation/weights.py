@@ -1,0 +1,49 @@
+"""What a subject's weights are, told without reading them all. Light: no torch here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sight_beyond_text.files import read_json
+from sight_beyond_text.grid import COMPLETE
+
+
+def identity_of(subject: dict) -> dict:
+    """What stands for the language model of a subject.
+
+    A checkpoint is known by the hashes in its record; a base's folder by names, sizes and times of
+    its files; a base of the hub by its commit, where it was fetched.
+
+    Args:
+        subject: `{base, mode, checkpoint, precision}`.
+    """
+    base = subject["base"]
+    files = None
+    if subject["checkpoint"]:
+        record = read_json(Path(subject["checkpoint"]) / COMPLETE, "completion record")
+        files = {k: v for k, v in record["files"].items() if not k.startswith("projector")}
+    return {
+        "base": _folder(Path(base["model"])) or _commit(base["model"], base["revision"]),
+        "mode": subject["mode"],
+        "precision": subject["precision"],
+        "checkpoint": files,
+    }
+
+
+def _folder(path: Path) -> list | None:
+    if not path.is_dir():
+        return None
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return [
+        [str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns]
+        for file in files
+    ]
+
+
+def _commit(model: str, revision: str | None) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, "config.json", revision=revision)
+    commit = re.search(r"snapshots/([0-9a-f]+)/", str(found))
+    return f"{model}@{commit[1] if commit else revision or 'main'}"
