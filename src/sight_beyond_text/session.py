@@ -37,6 +37,10 @@ def session(log: str | Path | None = None, threads: int | None = None) -> Iterat
     except UserError as error:
         _tell(f"{error}\n", terminal)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` does; nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except OSError as error:
         if log:
             traceback.print_exc()
