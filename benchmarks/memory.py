@@ -44,39 +44,42 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(args.threads)
-    rows = read_json(args.out, "report")["cases"] if args.add else []
-    with tempfile.TemporaryDirectory(dir=args.work) as folder:
-        for shape, precision in product(args.shapes, args.precisions):
-            hidden, layers, intermediate, budgets = SHAPES[shape]
-            job = {
-                "sizes": {
-                    "hidden_size": hidden,
-                    "intermediate_size": intermediate,
-                    "num_hidden_layers": layers,
-                },
-                "precision": precision,
-                "dropout": args.dropout,
-                "folder": folder,
-            }
-            machine = _alone("prepare", job)
-            budgets = args.budgets or budgets
-            for mode, checkpointing, positions in product(args.modes, (False, True), budgets):
-                case = {"mode": mode, "checkpointing": checkpointing, "positions": positions}
-                done = _alone("measure", {**job, **case})
-                rows.append({"shape": shape, "precision": precision, **case, **done})
-                print(_line(rows[-1]), file=sys.stderr)
     report = {
         "command": shlex.join(["python", "benchmarks/memory.py", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
-        **machine,
         "python": platform.python_version(),
         "dropout": args.dropout,
-        "cases": rows,
-        **summary(rows),
+        "cases": read_json(args.out, "report")["cases"] if args.add else [],
     }
-    write_json(args.out, report)
-    print(told(report))
+    with tempfile.TemporaryDirectory(dir=args.work) as folder:
+        for shape, precision in product(args.shapes, args.precisions):
+            budgets = args.budgets or SHAPES[shape][-1]
+            choices = product(args.modes, (False, True), budgets)
+            cases = [
+                {"shape": shape, "precision": precision, **dict(zip(_CASE, choice, strict=True))}
+                for choice in choices
+            ]
+            known = [{key: row[key] for key in cases[0]} for row in report["cases"]]
+            cases = [case for case in cases if case not in known]
+            job = {**_sizes(shape), "precision": precision, "dropout": args.dropout}
+            job["folder"] = folder
+            if cases:
+                report |= _alone("prepare", job)
+            for case in cases:
+                report["cases"].append({**case, **_alone("measure", {**job, **case})})
+                # Whoever is interrupted goes on with --add.
+                write_json(args.out, {**report, **summary(report["cases"])})
+                print(_line(report["cases"][-1]), file=sys.stderr)
+    print(told({**report, **summary(report["cases"])}))
     print(f"\nwritten: {args.out}")
+
+
+_CASE = ("mode", "checkpointing", "positions")
+
+
+def _sizes(shape: str) -> dict:
+    names = ("hidden_size", "num_hidden_layers", "intermediate_size")
+    return {"sizes": dict(zip(names, SHAPES[shape][:3], strict=True))}
 
 
 def _parsed() -> argparse.Namespace:
@@ -92,7 +95,7 @@ def _parsed() -> argparse.Namespace:
     add("--dropout", type=float, default=0.05, help="of adapters")
     add("--threads", type=int, default=1)
     add("--out", type=Path, default=_RESULTS / "memory-cpu.json", help="JSON file")
-    add("--add", action="store_true", help="to the cases that are in the file already")
+    add("--add", action="store_true", help="to the cases that the file has already")
     add("--work", type=Path, help="folder with room for the weights, for the time")
     return parser.parse_args()
 

@@ -9,7 +9,8 @@ DATA holds the benchmarks' files in their authors' layout (`truthfulqa/`, `ethic
 Each task, with today's settings of lm-eval but 5, 8 and 4 examples for MMLU, GSM8K and MathQA, is
 put to both models on the same random weights, each time in a process of its own, one after the
 other. `hf` gets a batch size, ours the same number of tokens: the batch size times the task's
-longest request. Timed is lm-eval's whole evaluation of the loaded task: prompts, tokens, passes,
+longest request. Random weights never come to an end, so answers have the length of GSM8K's, about
+128 tokens. Timed is lm-eval's whole evaluation of the loaded task: prompts, tokens, passes,
 metrics. The peak of memory is what comes on top of the process with the model loaded: resident
 memory on a CPU, where large blocks are given back at once (`MALLOC_MMAP_THRESHOLD_`); on a GPU
 what torch's allocator tells. `difference` is the largest one between two log-likelihoods of the
@@ -43,9 +44,9 @@ ITEMS = {
     "ethics_utilitarianism": 64,
     "boolq": 24,
     "mathqa": 8,
-    "squadv2": 8,
-    "gsm8k": 8,
-    "truthfulqa_gen": 8,
+    "squadv2": 4,
+    "gsm8k": 4,
+    "truthfulqa_gen": 4,
 }
 """Questions of each task (of MMLU, of one subject)."""
 
@@ -89,12 +90,13 @@ def main() -> None:
             "threads": args.threads,
             "data": str(args.data.resolve()),
             "folder": folder,
+            "answer": args.answer,
         }
         machine = _alone("prepare", job)
         rows = []
         for task in args.tasks:
             job["benchmarks"] = {task: entry(task, args, Path(folder))}
-            rows.append(compared(task, job, args.batch_size))
+            rows.append(compared(task, job, min(args.batch_size, ITEMS[task] * args.items)))
             print(_line(rows[-1]), file=sys.stderr)
     report = {
         "command": shlex.join(["python", "benchmarks/text_evaluation.py", *sys.argv[1:]]),
@@ -104,6 +106,7 @@ def main() -> None:
         "precision": args.precision,
         "threads": args.threads,
         "batch_size": args.batch_size,
+        "tokens_of_an_answer": args.answer,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("lm_eval", "torch", "transformers")},
@@ -129,6 +132,7 @@ def _parsed() -> argparse.Namespace:
     add("--items", type=int, default=1, help="times as many questions of each task")
     add("--subject", default=SUBJECT, help="of MMLU")
     add("--batch-size", type=int, default=8, help="of hf")
+    add("--answer", type=int, default=128, help="tokens of a generated answer")
     add("--threads", type=int, default=2)
     add("--out", type=Path, help="JSON file; in benchmarks/results by default")
     add("--work", type=Path, help="folder with room for the weights, for the time")

@@ -40,6 +40,18 @@ SHAPES = {
 LENGTH = 4096
 
 
+class Hf(HFLM):
+    """lm-eval's model `hf`, with answers of another length."""
+
+    max_gen_toks = 256
+
+
+class Sight(SightLM):
+    """Our model, likewise."""
+
+    max_gen_toks = 256
+
+
 def prepare(job: dict) -> dict:
     """Writes random weights and a tokenizer; cuts a benchmark's files where examples are missing.
 
@@ -82,7 +94,8 @@ def measure(job: dict) -> dict:
     """Puts one task to one model.
 
     Args:
-        job: `{contender, benchmarks, batch_size, tokens, threads, precision, folder}`.
+        job: `{contender, benchmarks, batch_size, tokens, answer, threads, precision, folder}`;
+            `answer` is the length of generated texts in tokens.
 
     Returns:
         `seconds` of the evaluation with its requests built and its data loaded, `peak_mib` above
@@ -98,10 +111,11 @@ def measure(job: dict) -> dict:
             "device": "cuda" if torch.cuda.is_available() else "cpu",
         }
         if job["contender"] == "hf":
-            lm = HFLM(**given, batch_size=job["batch_size"], softmax_dtype="float32")
+            lm = Hf(**given, batch_size=job["batch_size"], softmax_dtype="float32")
         else:
-            lm = SightLM(**given, token_budget=job["tokens"])
+            lm = Sight(**given, token_budget=job["tokens"])
             _ = lm.shares
+        lm.max_gen_toks = job["answer"]
         # The first pass of a process also sets up its libraries.
         with torch.no_grad():
             lm.model(torch.ones(2, 16, dtype=torch.long, device=lm.device))

@@ -159,7 +159,8 @@ def _told_left(planned: dict) -> list[str]:
         if left[name] is not None:
             unknown = left[f"{name}_unknown"]
             told.append(shown(left[name]) + (f" and {unknown} not known" if unknown else ""))
-    return [f"Left to train: {left['trainings']}" + (f": {'; '.join(told)}" if told else "")]
+    start = f"Left to train: {left['trainings']} trainings"
+    return [": ".join(filter(None, [start, "; ".join(told)]))]
 
 
 def _fits(row: dict) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -264,14 +265,28 @@ def test_without_memory_the_run_stops_before_its_first_step(world, tmp_path, rep
         checkpoint=str(tmp_path / "checkpoint"),
     )
     limit, record = str(2**26), str(tmp_path / "train.json")
-    done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_MEMORY, json.dumps(given), limit, record],
-        env={**os.environ, "PYTHONPATH": str(repository / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+
+    def limited() -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-c", _WITHOUT_MEMORY, json.dumps(given), limit, record],
+            env={**os.environ, "PYTHONPATH": str(repository / "src"), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+
+    done = limited()
     assert done.returncode == 2, done.stderr[-2000:]
     told = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(told) == 1
     assert "out of memory in the largest pass (200 samples" in told[0]
     assert "token_budget" in told[0]
+    most, room = re.search(
+        r"; at most ([\d,]+) positions a pass are expected to fit in ([\d.]+) GiB with gradient"
+        r" checkpointing \(`sight plan`\)$",
+        told[0],
+    ).groups()
+    assert room == "0.1"
+    # What is told to fit does, even where half of the room is lost between tensors.
+    given["training"] |= {"token_budget": int(most.replace(",", "")) // 2, "epochs": 1}
+    assert limited().returncode == 0
+    assert (tmp_path / "train.json").is_file()

@@ -45,6 +45,9 @@ SCORED_AT_ONCE = 2**23
 OPEN_PROMPTS = 64
 """Prompts that are continued at once, at most; each takes room, too."""
 
+REMEMBERED = 256
+"""Texts whose tokens are kept."""
+
 GREEDY = {"until", "max_gen_toks", "do_sample", "temperature"}
 """Settings of a request that plain greedy generation knows."""
 
@@ -55,7 +58,6 @@ HARMLESS = {
     "return_dict_in_generate", "cache_implementation",
 }  # fmt: skip
 """Settings of a model's own that don't change what it generates greedily."""
-
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +99,11 @@ class SightLM(HFLM):
     def tok_encode(
         self, string: str, add_special_tokens=None, left_truncate_len=None, **kwargs
     ) -> list[int]:
-        """Token ids of `string`; choices share their question, which needn't be read again."""
+        """Token ids of `string`; the choices of a question share it, and come one by one."""
         key = (string, add_special_tokens, left_truncate_len)
         if key not in self._encoded:
+            if len(self._encoded) >= REMEMBERED:
+                self._encoded.clear()
             self._encoded[key] = super().tok_encode(
                 string, add_special_tokens, left_truncate_len, **kwargs
             )
@@ -108,9 +112,7 @@ class SightLM(HFLM):
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-likelihood in nats, whether greedy) of each request's continuation."""
         # Tokenizing is too quick for a bar of its own.
-        answers = super().loglikelihood(requests, disable_tqdm=True)
-        self._encoded.clear()
-        return answers
+        return super().loglikelihood(requests, disable_tqdm=True)
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         """What the model says after each request's context, up to its stops."""
@@ -228,9 +230,14 @@ class SightLM(HFLM):
     def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
         if not self.shares:
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-        asked: dict[tuple[int, ...], list[tuple[int, int, int]]] = defaultdict(list)
+        asked: dict[tuple[int, ...], list[int]] = defaultdict(list)
         continuations = []
         for number, (arguments, context, continuation) in enumerate(requests):
+            if not continuation:
+                raise UserError(
+                    f"a choice adds no token to its question ({str(arguments)[-80:]!r}), so it has"
+                    " no likelihood; leave this benchmark out"
+                )
             if len(continuation) > self.max_length:
                 raise UserError(
                     f"a choice of {len(continuation)} tokens is longer than the model's"

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SHORTEST_START = 16
-"""Shared starts of fewer tokens are read again: a pass of their own would cost more."""
+LEAST_SAVED = 256
+"""Shorter shared starts, and those that save fewer tokens, are read again: a pass of their own
+would cost more, and passes of what comes after them would be fewer tokens each."""
 
 
 @dataclass(slots=True)
@@ -26,6 +28,7 @@ class Node:
         children: what comes next, in several ways.
         ends: whether `sequence` ends here.
         below: tokens of this stretch and all that come after it.
+        leaves: sequences that end in these.
         scored: positions of these whose logits are needed, at most.
         free: tokens from the very beginning on whose logits nobody needs.
     """
@@ -36,6 +39,7 @@ class Node:
     children: list[Node] = field(default_factory=list)
     ends: bool = False
     below: int = 0
+    leaves: int = 0
     scored: int = 0
     free: int = 0
 
@@ -110,6 +114,7 @@ def grow(sequences: Sequence[np.ndarray], needed: Sequence[int]) -> list[Node]:
     for node in reversed(list(walk(root.children))):
         own = len(sequences[node.sequence]) - needed[node.sequence] if node.ends else 0
         node.below = node.end - node.start + sum(child.below for child in node.children)
+        node.leaves = node.ends + sum(child.leaves for child in node.children)
         node.scored = own + sum(child.scored for child in node.children)
         limits = [child.free for child in node.children]
         node.free = min(limits + [needed[node.sequence]] * node.ends)
@@ -132,44 +137,44 @@ def walk(nodes: list[Node]) -> Iterator[Node]:
         waiting.extend(reversed(node.children))
 
 
-def gather(nodes: list[Node], row: int, budget: int) -> Group:
+def gather(nodes: list[Node], row: int, budget: int, after: int = 0) -> Group:
     """Divides a tree into groups with a shared start, and branches short enough for a row.
 
     Args:
         nodes: as `grow` gives them; changed in place.
         row: tokens of a branch, at most, where it can be divided.
         budget: tokens of a single sequence read at once, at most.
+        after: tokens that each sequence takes beyond its own.
     """
-    return _gather(nodes, 0, 0, row, budget)
+    return _gather(Group(0, 0), nodes, row, budget, after)
 
 
-def _gather(nodes: list[Node], sequence: int, length: int, row: int, budget: int) -> Group:
-    group = Group(sequence, length)
+def _gather(group: Group, nodes: list[Node], row: int, budget: int, after: int) -> Group:
+    length = group.length
     waiting = list(nodes)
     while waiting:
         node = waiting.pop()
-        size = weight(node, length)
+        size = weight(node, length) + node.leaves * after
         if size <= row or (not node.children and size <= budget):
             group.branches.append(node)
             continue
         shared = min(node.end, node.free)
-        if shared - length >= SHORTEST_START:
+        # What comes after it takes at least so many rows.
+        saved = (shared - length) * size // row
+        if shared - length >= SHORTEST_START and saved >= LEAST_SAVED:
             rest = node.children
             if shared < node.end:
                 tail = node.end - shared
                 below = tail + sum(child.below for child in node.children)
-                rest = [
-                    Node(
-                        node.sequence, shared, node.end, node.children, node.ends,
-                        below, node.scored, node.free,
-                    )
-                ]  # fmt: skip
-            group.groups.append(_gather(rest, node.sequence, shared, row, budget))
+                rest = [Node(node.sequence, shared, node.end, node.children, node.ends, below)]
+                rest[0].leaves, rest[0].scored, rest[0].free = node.leaves, node.scored, node.free
+            longer = Group(node.sequence, shared)
+            group.groups.append(_gather(longer, rest, row, budget, after))
         elif node.children:
             if node.ends:
                 own = node.scored - sum(child.scored for child in node.children)
-                leaf = Node(node.sequence, node.start, node.end, [], True)
-                leaf.below, leaf.scored, leaf.free = node.end - node.start, own, node.free
+                leaf = Node(node.sequence, node.start, node.end, [], True, node.end - node.start, 1)
+                leaf.scored, leaf.free = own, node.free
                 group.branches.append(leaf)
             waiting.extend(node.children)
         else:

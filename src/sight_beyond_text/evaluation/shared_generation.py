@@ -17,9 +17,6 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from sight_beyond_text.evaluation import prefix_tree, tree_attention
 from sight_beyond_text.evaluation.tree_attention import SharedStart
 
-COLUMNS = 2
-"""Columns of keys and values beyond the start, in passes' token budgets."""
-
 REFILL = 4
 """New prompts are let in when this part of the room is free."""
 
@@ -147,7 +144,7 @@ def generate(
         prompts: tokens of each, all different, none empty.
         limit: new tokens of each, at most.
         is_done: whether a continuation has come to its end.
-        budget: tokens of a pass.
+        budget: tokens of a pass, and of keys and values beyond a common start.
         rows: prompts continued at once, at most.
         read: told of the tokens of each pass.
 
@@ -155,7 +152,7 @@ def generate(
         (number of the prompt, its continuation), in the order in which they end.
     """
     needed = [len(prompt) - 1 for prompt in prompts]
-    tree = prefix_tree.gather(prefix_tree.grow(prompts, needed), budget, budget)
+    tree = prefix_tree.gather(prefix_tree.grow(prompts, needed), budget, budget, limit)
     start = SharedStart(tree_attention.windows_of(model))
 
     def walk(group, start):
@@ -180,11 +177,12 @@ class _Session:
         self.model, self.group, self.prompts, self.needed = model, group, prompts, needed
         self.limit, self.is_done, self.budget, self.read = limit, is_done, budget, read
         order = sorted(group.branches, key=lambda branch: (-self._size(branch), branch.sequence))
-        self.waiting = deque((branch, _leaves(branch)) for branch in order)
+        self.waiting = deque(order)
+        leaves = [branch.leaves for branch in order]
+        most = [self._size(branch) + branch.leaves * limit for branch in order]
         # Room for the largest branch at least, and no more than all of them need.
-        most = [self._size(branch) + leaves * limit for branch, leaves in self.waiting]
-        self.rows = min(max(rows, *(n for _, n in self.waiting)), sum(n for _, n in self.waiting))
-        columns = min(max(COLUMNS * budget, *most), sum(most))
+        self.rows = min(max(rows, *leaves), sum(leaves))
+        columns = min(max(budget, *most), sum(most))
         self.room = _Room(start, self.rows, columns, model.device)
         self.open: list[_Open] = []
         self.free = list(range(self.rows))
@@ -241,9 +239,9 @@ class _Session:
         left, free = self.room.columns - self.room.used - promised, len(self.free)
         taken, tokens = [], 0
         while self.waiting:
-            branch, leaves = self.waiting[0]
+            branch = self.waiting[0]
             size = self._size(branch)
-            left, free = left - size - leaves * self.limit, free - leaves
+            left, free = left - size - branch.leaves * self.limit, free - branch.leaves
             tokens += size
             if left < 0 or free < 0 or (taken and tokens > self.budget):
                 break
@@ -289,7 +287,3 @@ class _Session:
                 yield one.prompt, one.tokens
         self.free += ended
         self.open = [one for one in self.open if one.row not in ended]
-
-
-def _leaves(branch: prefix_tree.Node) -> int:
-    return sum(node.ends for node in prefix_tree.walk([branch]))

@@ -42,6 +42,7 @@ from sight_beyond_text.training import record as records
 from sight_beyond_text.training.learner import OUT_OF_MEMORY, Learner, Steps, thinned
 from sight_beyond_text.training.loss import TokenLoss
 from sight_beyond_text.training.modes import LANGUAGE, parameter_groups, set_trainable, summary
+from sight_beyond_text.training.room import expected_to_fit
 from sight_beyond_text.training.steps import plan_steps
 
 RESUME = "resume"
@@ -276,7 +277,7 @@ def _fit(model, dataset: Conversations, spec: dict, folder: Path, pad: int) -> L
         spec["id"],
     )
     point = learner.resume_from(folder / RESUME)
-    _make_it_fit(learner, model, training, spec["id"])
+    _make_it_fit(learner, model, spec)
     if point is not None:
         print(f"{spec['id']}: goes on from {point}", file=sys.stderr)
     learner.train(resume_from_checkpoint=point)
@@ -292,8 +293,9 @@ def _optimizer(model, training: dict, projector_rate: float | None) -> torch.opt
     return torch.optim.AdamW(groups, weight_decay=training["weight_decay"])
 
 
-def _make_it_fit(learner: Learner, model, training: dict, name: str) -> None:
+def _make_it_fit(learner: Learner, model, spec: dict) -> None:
     """Tries the longest pass, without checkpointing of activations first where that is free."""
+    training, name = spec["training"], spec["id"]
     wanted = training["gradient_checkpointing"]
     if training["fsdp"]:
         # A part of the model can't be tried alone, and the processes must do alike.
@@ -313,11 +315,13 @@ def _make_it_fit(learner: Learner, model, training: dict, name: str) -> None:
         return
     chosen, _ = learner.train_dataset.longest()
     longest = max(learner.train_dataset.lengths[index] for index in chosen)
-    raise UserError(
+    told = (
         f"{name}: out of memory in the largest pass ({len(chosen)} samples of up to {longest}"
         f" positions, {learned:,} learned parameters); lower `token_budget` or `max_length`, turn"
         " `gradient_checkpointing` on, or choose lora or qlora"
     )
+    expected = expected_to_fit(model, spec, longest, learner.model.with_images)
+    raise UserError("; ".join(filter(None, [told, expected])))
 
 
 _ON = {True: "on", False: "off"}
