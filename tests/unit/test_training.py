@@ -264,7 +264,7 @@ def test_without_memory_the_run_stops_before_its_first_step(world, tmp_path, rep
         data={"instructions": str(tmp_path / "long.json"), "images": "-", "captions": None},
         checkpoint=str(tmp_path / "checkpoint"),
     )
-    limit, record = str(2**26), str(tmp_path / "train.json")
+    limit, record = str(3 * 2**25), str(tmp_path / "train.json")
 
     def limited() -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -285,7 +285,8 @@ def test_without_memory_the_run_stops_before_its_first_step(world, tmp_path, rep
         r" checkpointing \(`sight plan`\)$",
         told[0],
     ).groups()
-    assert room == "0.1"
+    # The process itself grows between the limit and the failure, a little more on some machines.
+    assert 0.02 < float(room) < 0.11
     # What is told to fit does, even where half of the room is lost between tensors.
     given["training"] |= {"token_budget": int(most.replace(",", "")) // 2, "epochs": 1}
     assert limited().returncode == 0

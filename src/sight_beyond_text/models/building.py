@@ -7,9 +7,9 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -29,6 +29,9 @@ from transformers.utils import cached_file
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.models.sentencepiece import LlamaTokenizer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 SPARE_TOKEN = "<image>"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -213,6 +216,9 @@ def add_adapters(llm, settings: dict) -> PeftModel:
     Raises:
         UserError: a target that no module of the base is named after.
     """
+    # Takes a second, which most evaluations can do without.
+    from peft import LoraConfig, get_peft_model
+
     head = llm.get_output_embeddings()
     there = {
         name.rsplit(".", 1)[-1]

@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from sight_beyond_text.errors import UserError
@@ -113,6 +112,8 @@ def load_tuned_language_model(subject: dict):
     model = load_language_model(base, dtype, four_bit=mode == "qlora")
     load_embeddings(model, subject["checkpoint"])
     if mode in ("lora", "qlora"):
+        from peft import PeftModel  # takes a second, which most evaluations can do without
+
         adapted = PeftModel.from_pretrained(model, Path(subject["checkpoint"]) / "adapter")
         model = adapted.merge_and_unload() if mode == "lora" else adapted.get_base_model()
     return model.eval(), tokenizer

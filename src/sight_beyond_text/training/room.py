@@ -57,7 +57,9 @@ def expected_to_fit(model, spec: dict, longest: int, with_images: bool) -> str |
     positions = positions_that_fit(room, shape, tower, job, True, longest)
     most = f"at most {positions:,} positions" if positions else "not even one position"
     verb = "are" if positions else "is"
+    gib = room / 2**30
+    digits = 1 if gib >= 1 else 2
     return (
-        f"{most} a pass {verb} expected to fit in {room / 2**30:.1f} GiB with gradient"
+        f"{most} a pass {verb} expected to fit in {gib:.{digits}f} GiB with gradient"
         " checkpointing (`sight plan`)"
     )
