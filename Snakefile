@@ -27,6 +27,14 @@ include: "workflow/rules/draw.smk"
 
 if not FROM_CACHE:
 
+    localrules:
+        fetch_all,
+
+    rule fetch_all:
+        """Fetches everything that the study needs, on the machine that has a line."""
+        input:
+            list(RESOURCES),
+
     rule train_all:
         """Trains every run of the grid."""
         input:

@@ -36,7 +36,7 @@ SHAPES = {
         "lora": {"rank": 8, "alpha": 2, "dropout": 0.05, "targets": TARGETS},
         "precision": "fp32",
         "learning_rate": {"lora": 2e-3, "qlora": 2e-3, "full": 1e-3},
-        "token_budget": 512,
+        "token_budget": 2048,
     },
     "7b": {
         "llm": {

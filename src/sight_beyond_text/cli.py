@@ -15,7 +15,9 @@ import typer
 
 from sight_beyond_text.commands.chat import chat
 from sight_beyond_text.commands.corrupt import corrupt
+from sight_beyond_text.commands.data import card, check_data, leaks
 from sight_beyond_text.commands.export import export
+from sight_beyond_text.commands.fetch import fetch
 from sight_beyond_text.commands.import_checkpoint import import_checkpoint
 from sight_beyond_text.commands.lm_eval import HANDED_ON, lm_eval
 from sight_beyond_text.commands.score import score
@@ -51,7 +53,7 @@ def plan(
         read_study = read(study)
         planned = planning.plan(read_study)
         print(planning.as_json(planned) if as_json else planning.as_table(planned, costs))
-        grid.check_inputs(read_study)
+        grid.check_inputs(read_study, [study])
 
 
 @app.command()
@@ -182,7 +184,7 @@ def pope(
 def check(inputs: SpecText, log: Log = None) -> None:
     """Reads a study's benchmarks and given instructions before anything is trained."""
     with session(log):
-        from sight_beyond_text.data.sources import check_instructions
+        from sight_beyond_text.data.checks import check_instructions
         from sight_beyond_text.evaluation.image_data import check_image
         from sight_beyond_text.evaluation.text_data import check_text
 
@@ -190,6 +192,12 @@ def check(inputs: SpecText, log: Log = None) -> None:
         checks = [(check_text, read.get("text", {})), (check_image, read.get("image", {}))]
         given = read.get("instructions", [])
         checks += [(check_instructions, path, read["images"]) for path in given]
+        checks += [
+            (check_instructions, own["path"], read["images"], own["layout"])
+            for own in read.get("sources", [])
+        ]
+        if read.get("leakage") == "refuse":
+            checks.append((_refuse_leaks, read))
         lines = []
         for checked, *arguments in checks:
             try:
@@ -200,14 +208,26 @@ def check(inputs: SpecText, log: Log = None) -> None:
             raise UserError("\n".join(lines))
 
 
+def _refuse_leaks(read: dict) -> None:
+    from sight_beyond_text.data.leakage import find_leaks, refusals
+
+    lines = refusals(find_leaks(read["learned_from"], read["text"], read["image"]))
+    if lines:
+        raise UserError("\n".join(lines))
+
+
 @app.command()
 def features(settings: SpecText, log: Log = None, threads: Threads = None) -> None:
-    """Computes what the vision tower makes of the training images, once for all runs."""
+    """Computes what the vision tower makes of images, once for all that read them."""
     with session(log, threads):
         prepare_torch(threads)
-        from sight_beyond_text.models.features import make_features
+        read = _spec(settings)
+        if "benchmarks" in read:
+            from sight_beyond_text.evaluation.image_features import make_features
+        else:
+            from sight_beyond_text.models.features import make_features
 
-        make_features(_spec(settings))
+        make_features(read)
 
 
 @app.command()
@@ -241,30 +261,43 @@ def _train(run: str, record: Path, log: Path | None, threads: int | None) -> Non
 
 @app.command()
 def evaluate(
-    evaluation: SpecText,
-    out: Annotated[Path, typer.Option(help="Folder for scores.parquet and items.parquet.")],
+    evaluations: Annotated[
+        list[str], typer.Argument(metavar="SPEC...", help="One spec or several, as JSON.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for scores.parquet and items.parquet; else the spec's own."),
+    ] = None,
     log: Log = None,
     threads: Threads = None,
 ) -> None:
-    """Scores a run, a base or a reference on the text or the image suite."""
+    """Scores runs, bases or references on the text or the image suite.
+
+    Of several specs, those on text that share a base share one load of it. Each gets its tables as
+    soon as it is done; one on text that is finished isn't scored again.
+    """
     with session(log, threads):
+        specs = [_evaluation(text) for text in evaluations]
+        if out is not None and len(specs) > 1:
+            raise UserError("--out: one folder for several specs; leave it out: each has its own")
         prepare_torch(threads)
-        read = _spec(evaluation)
         from sight_beyond_text.models.checkpoints import verify
 
-        used = [read["subject"]["checkpoint"]]
-        if read["suite"] == "image":
-            used.append(read["subject"]["projector"])
+        used = [spec["subject"]["checkpoint"] for spec in specs]
+        used += [spec["subject"]["projector"] for spec in specs if spec["suite"] == "image"]
         for checkpoint in dict.fromkeys(filter(None, used)):
             verify(checkpoint)
-        if read["suite"] == "text":
-            from sight_beyond_text.evaluation.text import evaluate_text
+        folders = [(spec, out or spec["folder"]) for spec in specs]
+        text = [pair for pair in folders if pair[0]["suite"] == "text"]
+        if text:
+            from sight_beyond_text.evaluation.text import evaluate_texts
 
-            evaluate_text(read, out)
-        else:
-            from sight_beyond_text.evaluation.image import evaluate_image
+            evaluate_texts(text)
+        for spec, folder in folders:
+            if spec["suite"] == "image":
+                from sight_beyond_text.evaluation.image import evaluate_image
 
-            evaluate_image(read, out)
+                evaluate_image(spec, folder)
 
 
 @app.command()
@@ -309,10 +342,14 @@ def draw(
         write_json(record, made)
 
 
+app.command()(card)
 app.command()(chat)
+app.command("check-data")(check_data)
 app.command()(corrupt)
 app.command()(export)
+app.command()(fetch)
 app.command("import")(import_checkpoint)
+app.command()(leaks)
 app.command("lm-eval", context_settings=HANDED_ON)(lm_eval)
 app.add_typer(score, name="score")
 
@@ -325,6 +362,17 @@ def _spec(text: str) -> dict[str, Any]:
     if not isinstance(made, dict):
         raise UserError(f"not a JSON object: {text[:40]!r}; `sight spec` prints specs")
     return made
+
+
+def _evaluation(text: str) -> dict[str, Any]:
+    spec = _spec(text)
+    missing = [key for key in ("subject", "suite", "folder", "benchmarks") if key not in spec]
+    if missing:
+        raise UserError(
+            f"not the spec of an evaluation, it lacks {missing[0]!r}: {text[:40]!r};"
+            " `sight spec` prints specs"
+        )
+    return spec
 
 
 def _checked(model, values: dict, where: str) -> dict:

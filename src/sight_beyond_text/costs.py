@@ -6,15 +6,14 @@ as these files are at hand; nothing is fetched, and what can't be known is None.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from sight_beyond_text.data.layouts import read_laid
 from sight_beyond_text.data.templates import segments
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.memory import (
@@ -105,6 +104,7 @@ class Foreteller:
             tower.patches if tower else None,
             training["max_length"],
             training["max_samples"],
+            training.get("max_learned_tokens"),
         )
         steps = None
         if sizes is not None:
@@ -201,7 +201,7 @@ class Foreteller:
         except UserError:
             return None
 
-    def _measure(self, path, form, kinds, template, patches, max_length, max_samples):
+    def _measure(self, path, form, kinds, template, patches, max_length, max_samples, max_learned):
         samples = self._samples(path)
         if samples is None or patches is None:
             return None
@@ -210,11 +210,12 @@ class Foreteller:
             return None
         captions = self.captions if form == "caption" else 0
         found = measure(chosen, form, template, patches, captions, max_length)
-        if max_samples is None or max_samples >= found.samples:
+        part = min(1.0, (max_samples or found.samples) / found.samples)
+        part = min(part, (max_learned or found.learned) / found.learned)
+        if part == 1:
             return found
-        part = max_samples / found.samples
         return Sizes(
-            samples=max_samples,
+            samples=round(found.samples * part),
             images=round(found.images * part),
             tokens=found.tokens * part,
             learned=found.learned * part,
@@ -224,9 +225,9 @@ class Foreteller:
 
 
 def read_samples(path: str) -> list[Sample] | None:
-    """The samples of a LLaVA-style file; None where it isn't there, or isn't such a file."""
+    """The samples of a file of instructions; None where it isn't there, or isn't such a file."""
     try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = read_laid(path).rows
         return [
             Sample(
                 row.get("kind"),
@@ -237,7 +238,7 @@ def read_samples(path: str) -> list[Sample] | None:
             )
             for row in rows
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, KeyError, TypeError, AttributeError):
         return None
 
 

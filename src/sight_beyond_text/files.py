@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,14 +90,23 @@ def _decoded(path: str | Path, what: str) -> str:
         raise UserError(f"{path}: {what}: not UTF-8 text at byte {error.start}") from None
 
 
-def read_json(path: str | Path, what: str) -> Any:
+def read_json(path: str | Path, what: str, without: Collection[str] = ()) -> Any:
     """Reads a JSON file.
+
+    Args:
+        path: the file.
+        what: names it in the error.
+        without: keys of objects to leave out, so that they never fill the memory.
 
     Raises:
         UserError: the file is missing, or isn't whole JSON (the place is named).
     """
+
+    def lean(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in pairs if key not in without}
+
     try:
-        return json.loads(_decoded(path, what))
+        return json.loads(_decoded(path, what), object_pairs_hook=lean if without else None)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{error.lineno}:{error.colno}: {what}: broken JSON ({error.msg});"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,15 +16,19 @@ from sight_beyond_text.errors import UserError
 from sight_beyond_text.evaluation.text_data import default_shots
 from sight_beyond_text.files import read_json, sha256
 from sight_beyond_text.study import (
-    MICRO,
+    FETCHED,
     RECIPE_VERSION,
     Base,
     Cell,
+    Item,
     Lora,
+    Model,
     Reference,
+    Source,
     Study,
     digest,
 )
+from sight_beyond_text.study_errors import where
 
 RUNS = "results/runs"
 ALIGNMENTS = "results/alignments"
@@ -81,24 +86,60 @@ def missing_inputs(study: Study) -> list[str]:
         (f"data.{key}", getattr(study.data, key))
         for key in ("images", "captions", "instances", "instructions", "alignment")
     ]
+    named += [(f"data.kinds.{kind}", path) for kind, path in study.data.kinds.items()]
+    named += [(f"sources.{n}.instructions", s.instructions) for n, s in study.sources.items()]
     named += [(f"evaluation.text.{n}.path", b.path) for n, b in study.evaluation.text.items()]
     for name, benchmark in study.evaluation.image.items():
         for key in ("images", "questions", "annotations"):
             named.append((f"evaluation.image.{name}.{key}", getattr(benchmark, key)))
     lines = []
-    for key, path in named:
-        if path is not None and not path.startswith(MICRO) and not Path(path).exists():
-            lines.append(f"{key}: {path}: no such file or folder; mend the path or fetch the data")
+    for key, given in named:
+        path = given and study.path(given)
+        # What will be made or fetched needn't be there yet.
+        if path is None or path.startswith(_MADE_HERE) or Path(path).exists():
+            continue
+        lines.append(f"{key}: {path}: no such file or folder; mend the path or fetch the data")
     models = [("tower.model", study.tower.model)]
     models += [(f"bases.{name}.model", base.model) for name, base in study.bases.items()]
     models += [(f"references.{name}.model", base.model) for name, base in study.references.items()]
     for key, model in models:
-        hub = re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith((".", "~"))
-        if not model.startswith(MICRO) and not Path(model).exists() and not hub:
+        made = study.path(model).startswith(_MADE_HERE)
+        if not made and not Path(model).exists() and not is_hub_id(model):
             lines.append(f"{key}: {model}: no such folder, and no hub id (owner/name) either")
     for name, reference in study.references.items():
         lines += [f"references.{name}.checkpoint: {why}" for why in _misfits(study, reference)]
     return lines
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether a model is named as the hub does it (owner/name), and nothing local has the name."""
+    named = re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not model.startswith((".", "~"))
+    return bool(named) and not Path(model).exists()
+
+
+def resource_specs(study: Study) -> list[Spec]:
+    """What is to be fetched: the resources, and the models that come from the hub by name."""
+    made = [
+        Spec(
+            name=name,
+            folder=study.resource_folder(name),
+            record=f"{study.resource_folder(name)}.json",
+            items=[item.model_dump() for item in resource.items],
+        )
+        for name, resource in study.resources.items()
+        if resource.local is None
+    ]
+    asked: dict[str, list[str | None]] = {}
+    for model in (study.tower, *study.bases.values(), *study.references.values()):
+        revisions = asked.setdefault(model.model, [])
+        if model.revision not in revisions:
+            revisions.append(model.revision)
+    for repo, revisions in asked.items():
+        if is_hub_id(study.path(repo)):
+            items = [Item(repo=repo, kind="model", revision=r).model_dump() for r in revisions]
+            record = f"{FETCHED}/{repo.replace('/', '--')}-{digest(items)}.json"
+            made.append(Spec(name=repo, folder=None, record=record, items=items))
+    return made
 
 
 def _misfits(study: Study, reference: Reference) -> list[str]:
@@ -126,15 +167,22 @@ def _other_model(one: str | None, two: str) -> bool:
     return one is not None and len(kinds) == 1 and one.partition("@")[0] != two.partition("@")[0]
 
 
-def check_inputs(study: Study) -> None:
+def check_inputs(study: Study, files: Sequence[str | Path] = ()) -> None:
     """Refuses a study that names files which aren't there.
+
+    Args:
+        study: the study.
+        files: the YAML files that it was read from, so that errors can say where.
 
     Raises:
         UserError: all of them, a line each.
     """
     lines = missing_inputs(study)
     if lines:
-        raise UserError("\n".join(lines))
+        keys = [line.partition(": ")[0].split(".") for line in lines]
+        raise UserError(
+            "\n".join(where(key, files) + line for key, line in zip(keys, lines, strict=True))
+        )
 
 
 def instructions_spec(study: Study) -> Spec | None:
@@ -161,26 +209,83 @@ def instructions_spec(study: Study) -> Spec | None:
     )
 
 
-def _data(study: Study, stage: str) -> dict:
+def learned_from(study: Study) -> dict[str, str | None]:
+    """The files of instructions that the study's runs learn from, with the layouts it gives."""
+    made = instructions_spec(study)
+    out: dict[str, str | None] = {}
+    for given, name in ((study.data.alignment, "alignment"), (study.data.instructions, None)):
+        path = study.path(given) if given else f"{made['folder']}/{name or 'instructions'}.json"
+        out[path] = None
+    for source in study.sources.values():
+        if source.instructions is not None:
+            out[study.path(source.instructions)] = source.layout
+    return out
+
+
+def leaks_spec(study: Study) -> Spec:
+    """What is looked for in which files, before what leaks is left out of all runs."""
+    files, text, image = learned_from(study), benchmarks(study, "text"), benchmarks(study, "image")
+    text = {name: {**entry, "fewshot": None} for name, entry in text.items()}
+    image = {name: entry for name, entry in image.items() if "corruption" not in entry}
+    recipe = {"files": {path: identity(path) for path in files}, "text": [], "image": []}
+    for suite, entries in (("text", text), ("image", image)):
+        for entry in entries.values():
+            known = {k: identity(v) for k, v in entry.items() if k in _FILES and v is not None}
+            recipe[suite].append({**entry, **known, "images": None, "prompt": None})
+    return Spec(
+        learned_from=files,
+        text=text,
+        image=image,
+        folder=f"resources/leaks/{digest({'version': RECIPE_VERSION, **recipe})}",
+    )
+
+
+def _data(study: Study, stage: str, source: Source | None = None) -> dict:
     made = instructions_spec(study)
     given = study.data.alignment if stage == "align" else study.data.instructions
+    if source is not None and source.instructions is not None:
+        given = source.instructions
     if given is not None:
         instructions = study.path(given)
     else:
         name = "alignment" if stage == "align" else "instructions"
         instructions = f"{made['folder']}/{name}.json"
     captions = study.path(study.data.captions) if study.data.captions else None
-    return {
+    out = {
         "instructions": instructions,
         "images": study.path(study.data.images),
         "captions": captions,
         "captions_in_place": study.data.captions_in_place,
     }
+    if study.data.leakage == "drop":
+        out["leaks"] = f"{leaks_spec(study)['folder']}/leaks.json"
+    if source is not None and source.layout is not None:
+        out["layout"] = source.layout
+    if source is not None and source.kinds != "all" and study.data.kinds:
+        out["kinds"] = {kind: study.path(path) for kind, path in study.data.kinds.items()}
+    if source is not None and source.boxes and study.data.instances is not None:
+        out["instances"] = study.path(study.data.instances)
+    return out
+
+
+def _told(part: Model) -> dict:
+    """A part of the study as plain data; what came later is there only where it was given."""
+    return {
+        key: value
+        for key, value in part.model_dump().items()
+        if key not in _LATER or value != type(part).model_fields[key].default
+    }
+
+
+_LATER = ("max_learned_tokens", "boxes")
 
 
 def features_spec(study: Study, precision: str) -> Spec:
     """The tower's features of all training images, computed once for all runs of a precision."""
-    files = sorted({_data(study, stage)["instructions"] for stage in ("align", "tune")})
+    files = sorted(
+        {_data(study, "align")["instructions"]}
+        | {_data(study, "tune", source)["instructions"] for source in _with_images(study)}
+    )
     images = study.path(study.data.images)
     tower = _tower(study)
     recipe = {
@@ -200,11 +305,49 @@ def features_spec(study: Study, precision: str) -> Spec:
     )
 
 
+def _with_images(study: Study) -> list[Source]:
+    return [source for source in study.sources.values() if source.form == "visual"]
+
+
+def seen_spec(study: Study, precision: str) -> Spec:
+    """The tower's features of the benchmarks' images, computed once for all of a precision.
+
+    Corrupted images aren't among them.
+    """
+    chosen = {
+        name: values
+        for name, values in benchmarks(study, "image").items()
+        if "corruption" not in values
+    }
+    tower = _tower(study)
+    recipe = {
+        "version": RECIPE_VERSION,
+        "tower": _identified_tower(tower),
+        "precision": precision,
+        "benchmarks": {name: _identified_files(values) for name, values in chosen.items()},
+    }
+    return Spec(
+        tower=tower,
+        precision=precision,
+        benchmarks=chosen,
+        limit_gib=study.data.feature_cache_gib,
+        folder=f"{FEATURES}/{digest(recipe)}",
+    )
+
+
+def _identified_files(benchmark: dict) -> dict:
+    named = {k: identity(v) for k, v in benchmark.items() if k in _FILES and v is not None}
+    return {**benchmark, **named}
+
+
 def features_specs(study: Study) -> list[Spec]:
-    """The caches of features that trainings with images read."""
+    """The caches of features that trainings with images and image evaluations read."""
     trained = [*align_specs(study), *run_specs(study)]
     precisions = {spec["training"]["precision"] for spec in trained if spec["features"]}
-    return [features_spec(study, precision) for precision in sorted(precisions)]
+    learned = [features_spec(study, precision) for precision in sorted(precisions)]
+    scored = [spec for spec in evaluation_specs(study) if spec.get("features")]
+    precisions = {spec["subject"]["precision"] for spec in scored}
+    return learned + [seen_spec(study, precision) for precision in sorted(precisions)]
 
 
 def base_source(study: Study, base: Base) -> dict:
@@ -230,7 +373,7 @@ def align_spec(study: Study, base: str, seed: int) -> Spec:
         "tower": _tower(study),
         "source": {"form": "visual", "kinds": "all"},
         "data": _data(study, "align"),
-        "training": study.alignment.model_dump(),
+        "training": _told(study.alignment),
         "projector_learning_rate": None,
         "lora": None,
         "projector": None,
@@ -242,13 +385,13 @@ def align_spec(study: Study, base: str, seed: int) -> Spec:
 
 def run_spec(study: Study, cell: Cell) -> Spec:
     """Stage 2 of one cell of the grid."""
-    tuning = study.tunings[cell.tuning]
+    tuning, source = study.tunings[cell.tuning], study.sources[cell.source]
     alignment = align_spec(study, cell.base, cell.seed)
-    training = tuning.model_dump()
+    training = _told(tuning)
     for key in ("mode", "lora", "projector_learning_rate"):
         training.pop(key)
     lora = (tuning.lora or Lora()).model_dump() if tuning.mode in ("lora", "qlora") else None
-    visual = study.sources[cell.source].form == "visual"
+    visual = source.form == "visual"
     features = features_spec(study, tuning.precision) if visual else None
     spec = {
         "stage": "tune",
@@ -256,8 +399,8 @@ def run_spec(study: Study, cell: Cell) -> Spec:
         "base": base_source(study, study.bases[cell.base]),
         "template": study.bases[cell.base].template,
         "tower": _tower(study),
-        "source": study.sources[cell.source].model_dump(),
-        "data": _data(study, "tune"),
+        "source": {k: v for k, v in _told(source).items() if k not in ("instructions", "layout")},
+        "data": _data(study, "tune", source),
         "training": training,
         "projector_learning_rate": tuning.projector_learning_rate,
         "lora": lora,
@@ -288,6 +431,14 @@ def _identified(spec: dict, root: str, slug: str) -> Spec:
         "captions": identity(captions) if captions else None,
         "captions_in_place": data["captions_in_place"] if captions else None,
     }
+    if "leaks" in data:
+        recipe["without_leaks"] = data["leaks"]
+    if "layout" in data:
+        recipe["layout"] = data["layout"]
+    if "kinds" in data:
+        recipe["kinds_from"] = {kind: identity(path) for kind, path in data["kinds"].items()}
+    if "instances" in data:
+        recipe["instances"] = identity(data["instances"])
     name = f"{slug}-{digest(recipe)}"
     return Spec(id=name, recipe=recipe, checkpoint=f"{root}/{name}/checkpoint", **spec)
 
@@ -419,11 +570,19 @@ def benchmarks(study: Study, suite: str) -> dict[str, dict]:
 def check_spec(study: Study) -> Spec:
     """What is read before anything is trained: benchmarks, and instructions that were given."""
     given = [path for path in (study.data.instructions, study.data.alignment) if path]
+    refuses = study.data.leakage == "refuse"
+    own = [
+        {"path": study.path(source.instructions), "layout": source.layout}
+        for source in study.sources.values()
+        if source.instructions is not None
+    ]
     return Spec(
         text=benchmarks(study, "text"),
         image=benchmarks(study, "image"),
         instructions=[study.path(path) for path in given],
         images=study.path(study.data.images),
+        **({"sources": own} if own else {}),
+        **({"leakage": "refuse", "learned_from": learned_from(study)} if refuses else {}),
     )
 
 
@@ -444,8 +603,7 @@ def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
     chosen = benchmarks(study, suite)
     recipe = {}
     for name, values in chosen.items():
-        known = {k: identity(v) for k, v in values.items() if k in _FILES and v is not None}
-        recipe[name] = {**values, **known, "images": None}
+        recipe[name] = {**_identified_files(values), "images": None}
         if "corruption" in values:
             recipe[name]["corruption"] = {**values["corruption"], "cache": None}
     further = _how_text_is_asked(study, subject) if suite == "text" else {}
@@ -453,6 +611,8 @@ def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
     key = digest({**known, **further})
     if suite == "text" and settings.token_budget:
         further["token_budget"] = settings.token_budget
+    if suite == "image":
+        further["features"] = seen_spec(study, subject["precision"])["folder"]
     return Spec(
         subject={key: subject[key] for key in _LOADED},
         suite=suite,
@@ -474,7 +634,13 @@ def _how_text_is_asked(study: Study, subject: Spec) -> dict:
     return made
 
 
-_MADE_HERE = ("resources/micro/", "resources/instructions/", "results/")
+_MADE_HERE = (
+    "resources/micro/",
+    "resources/instructions/",
+    "resources/leaks/",
+    f"{FETCHED}/",
+    "results/",
+)
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 _NOT_IN_THE_WEIGHTS = (
     "max_lost",

@@ -9,6 +9,8 @@ from typing import Any
 
 from sight_beyond_text import grid
 from sight_beyond_text.costs import Foreteller
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.shapes import model_shape, read_config, tower_shape
 from sight_beyond_text.study import Study
 
 _SUMMED = ("flops", "gpu_hours", "price", "disk")
@@ -41,6 +43,7 @@ def plan(study: Study) -> dict:
         "study": study.name,
         "runs": runs,
         "alignments": alignments,
+        "resources": _resources(study),
         "left": _left([row for row in (*runs, *alignments) if not row["trained"]]),
         "hardware": study.hardware and study.hardware.model_dump(),
         "pruned": [{**cell.model_dump(), "reason": reason} for cell, reason in pruned],
@@ -52,6 +55,31 @@ def plan(study: Study) -> dict:
         },
         "missing": grid.missing_inputs(study),
     }
+
+
+def _resources(study: Study) -> list[dict]:
+    """What is fetched, whether it is there, and the room it takes, where that is known, about."""
+    out = []
+    for spec in grid.resource_specs(study):
+        if spec["folder"] is None:
+            room = _weights(spec["name"], spec["items"][0]["revision"])
+        else:
+            gib = study.resources[spec["name"]].gib
+            room = None if gib is None else round(gib * 2**30)
+        fetched = Path(spec["record"]).is_file()
+        out.append({"name": spec["name"], "fetched": fetched, "bytes": room})
+    return out
+
+
+def _weights(model: str, revision: str | None) -> int | None:
+    """Bytes of a model's weights in 16 bits, in which most are kept; None for an unknown shape."""
+    config = read_config(model, revision)
+    for shape_of in (model_shape, tower_shape):
+        try:
+            return config and 2 * shape_of(config, model).total
+        except UserError:
+            continue
+    return None
 
 
 def _left(rows: list[dict]) -> dict:
@@ -82,6 +110,7 @@ def as_table(planned: dict, costs: bool = False) -> str:
         " the study allows; -: not known, as files are not at hand"
     )
     lines += _told_left(planned)
+    lines += _told_resources(planned["resources"])
     if planned["pruned"]:
         lines.append(f"Pruned: {len(planned['pruned'])} cells")
         for cell in planned["pruned"]:
@@ -161,6 +190,17 @@ def _told_left(planned: dict) -> list[str]:
             told.append(shown(left[name]) + (f" and {unknown} not known" if unknown else ""))
     start = f"Left to train: {left['trainings']} trainings"
     return [": ".join(filter(None, [start, "; ".join(told)]))]
+
+
+def _told_resources(resources: list[dict]) -> list[str]:
+    missing = [row for row in resources if not row["fetched"]]
+    if not missing:
+        return []
+    known = [row["bytes"] for row in missing if row["bytes"]]
+    small = len(missing) - len(known)
+    told = [f"about {_gib(sum(known))} GiB"] if known else []
+    told += [f"{small} of unknown size"] if small else []
+    return [f"To fetch: {len(missing)} of {len(resources)} resources: {' and '.join(told)}"]
 
 
 def _fits(row: dict) -> str:

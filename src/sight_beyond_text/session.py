@@ -105,7 +105,11 @@ def _tell(text: str, terminal: int | None) -> None:
         except OSError:
             return
     lines = "".join(f"error: {line}\n" for line in text.splitlines() if line.strip())
-    sys.stderr.write(lines)
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if bars is not None:
+        bars.write(lines, file=sys.stderr, end="")  # on a line of its own, not after a bar
+    else:
+        sys.stderr.write(lines)
     sys.stderr.flush()
     if terminal is not None:
         os.write(terminal, lines.encode())

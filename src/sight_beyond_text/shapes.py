@@ -323,6 +323,21 @@ def _llama(hidden: int, intermediate: int, layers: int) -> dict[str, Any]:
     }
 
 
+def _modern(
+    kind: str, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, words: int
+) -> dict[str, Any]:
+    return {
+        "model_type": kind,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": words,
+        "tie_word_embeddings": kind not in ("olmo2", "llama") or hidden < 1024,
+    }
+
+
 def _vit_large(image_size: int) -> dict[str, Any]:
     return {
         "model_type": "clip_vision_model",
@@ -335,13 +350,32 @@ def _vit_large(image_size: int) -> dict[str, Any]:
     }
 
 
+_VIT_BASE = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+}
+
 KNOWN = {
     "huggyllama/llama-7b": _llama(4096, 11008, 32),
     "lmsys/vicuna-7b-v1.3": _llama(4096, 11008, 32),
     "openlm-research/open_llama_3b": _llama(3200, 8640, 26),
     "meta-llama/Llama-2-7b-hf": _llama(4096, 11008, 32),
     "meta-llama/Llama-2-7b-chat-hf": _llama(4096, 11008, 32),
+    "HuggingFaceTB/SmolLM2-135M": _modern("llama", 576, 1536, 30, 9, 3, 49152),
+    "HuggingFaceTB/SmolLM2-360M": _modern("llama", 960, 2560, 32, 15, 5, 49152),
+    "HuggingFaceTB/SmolLM3-3B-Base": _modern("smollm3", 2048, 11008, 36, 16, 4, 128256),
+    "Qwen/Qwen3-0.6B-Base": _modern("qwen3", 1024, 3072, 28, 16, 8, 151936),
+    "Qwen/Qwen3-4B-Base": _modern("qwen3", 2560, 9728, 36, 32, 8, 151936),
+    "allenai/OLMo-2-0425-1B": _modern("olmo2", 2048, 8192, 16, 16, 16, 100352),
+    "allenai/OLMo-2-1124-7B": _modern("olmo2", 4096, 11008, 32, 32, 32, 100352),
+    "meta-llama/Llama-3.1-8B": _modern("llama", 4096, 14336, 32, 32, 8, 128256),
+    "openai/clip-vit-base-patch32": _VIT_BASE,
     "openai/clip-vit-large-patch14": _vit_large(224),
     "openai/clip-vit-large-patch14-336": _vit_large(336),
 }
-"""Configurations of the published bases and towers, so that their study plans without them."""
+"""Configurations of the bases and towers of our studies, so that these plan without them."""

@@ -28,6 +28,10 @@ MODES = ("full", "lora", "qlora", "frozen")
 KINDS = ("conversation", "detail", "reasoning")
 MICRO = "micro:"
 """Prefix of paths inside the study's own micro world."""
+RESOURCE = "resource:"
+"""Prefix of paths inside one of the study's resources."""
+FETCHED = "resources/fetched"
+"""Folder of what was fetched."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -109,11 +113,74 @@ class Instructions(Model):
     seed: int = Field(0, description="Of the choice of questions.")
 
 
+class Item(Model):
+    """What a resource is made of: a file at an address, or files of a repository on the hub."""
+
+    url: str | None = Field(None, pattern="^https?://", description="Address of a file.")
+    checksum: str | None = Field(
+        None,
+        pattern="^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$",
+        description="Of the file at url; without one, that of the first download is kept to.",
+    )
+    size: Positive | None = Field(None, description="Bytes of the file at url.")
+    repo: str | None = Field(
+        None, pattern=r"^[\w.-]+/[\w.-]+$", description="Repository on the hub (owner/name)."
+    )
+    kind: Literal["dataset", "model"] = Field("dataset", description="What the repository holds.")
+    revision: str | None = Field(
+        None, description="Commit or tag; without one, the first commit that came is kept to."
+    )
+    files: list[str] | None = Field(
+        None, description="Only these files of the repository; * stands for anything."
+    )
+    unpack: bool = Field(False, description="Unpack it (zip, tar) into the resource's folder.")
+    inside: str | None = Field(
+        None, description="Unpack only this folder of the archive, without its name."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Item:
+        if (self.url is None) == (self.repo is None):
+            raise ValueError("needs either url or repo")
+        own = {"url": ("revision", "files"), "repo": ("checksum", "size")}
+        given, other = ("url", "repo") if self.url is not None else ("repo", "url")
+        for key in own[given]:
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} is for {other}; remove it")
+        if self.inside is not None and not self.unpack:
+            raise ValueError("inside needs unpack: true")
+        return self
+
+
+class Resource(Model):
+    """A folder of files that are fetched once, for paths `resource:<name>/...`."""
+
+    items: list[Item] = Field(
+        default_factory=list, description="What it is made of; all goes to one folder."
+    )
+    local: str | None = Field(
+        None, description="A folder of one's own that stands for it; nothing is fetched then."
+    )
+    gib: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Room that it takes, about, for `sight plan`."
+    )
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> Resource:
+        if not self.items and self.local is None:
+            raise ValueError("needs items to fetch, or local")
+        return self
+
+
 class Data(Model):
     """What is learned from."""
 
     images: str = Field(description="Folder of the training images.")
-    captions: str | None = Field(None, description="COCO captions of the training images.")
+    captions: str | None = Field(
+        None,
+        description="COCO captions of the training images; or LLaVA's contexts (.jsonl), which"
+        " hold boxes too.",
+    )
     instances: str | None = Field(None, description="COCO instances of the training images.")
     instructions: str | None = Field(
         None, description="LLaVA-style JSON; without it, instructions are made from COCO."
@@ -121,8 +188,17 @@ class Data(Model):
     alignment: str | None = Field(
         None, description="LLaVA-style JSON for stage 1; without it, the COCO captions serve."
     )
+    kinds: dict[Literal["conversation", "detail", "reasoning"], str] = Field(
+        default_factory=dict,
+        description="LLaVA's files of one kind each, which tell the kinds of samples by their ids.",
+    )
     captions_in_place: Positive = Field(
         5, description="Captions put in the image's place by sources of form caption, at most."
+    )
+    leakage: Literal["ignore", "refuse", "drop"] = Field(
+        "ignore",
+        description="What to do where photos or text questions of the evaluation stand in the"
+        " training data: nothing, stop before training, or leave those samples out.",
     )
     make: Instructions = Field(default_factory=Instructions, description="Instructions by rule.")
     feature_cache_gib: Annotated[float, Field(ge=0)] = Field(
@@ -188,6 +264,24 @@ class Source(Model):
     kinds: list[Literal["conversation", "detail", "reasoning"]] | Literal["all"] = Field(
         "all", description="Kinds of instruction to learn from."
     )
+    instructions: str | None = Field(
+        None, description="A file of its own, instead of data.instructions: JSON or JSON lines."
+    )
+    layout: Literal["llava", "alpaca", "sharegpt"] | None = Field(
+        None,
+        description="Layout of that file. Alpaca's is told by its keys; ShareGPT's must be named.",
+    )
+    boxes: bool = Field(
+        False, description="Put the boxes of data.instances after the captions (form caption)."
+    )
+
+    @model_validator(mode="after")
+    def _keys_where_used(self) -> Source:
+        if self.boxes and self.form != "caption":
+            raise ValueError(f"boxes are for form 'caption', found {self.form!r}; remove boxes")
+        if self.layout is not None and self.instructions is None:
+            raise ValueError("layout is of a source's own instructions; give them, or remove it")
+        return self
 
 
 class Training(WithPreset):
@@ -202,6 +296,11 @@ class Training(WithPreset):
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="AdamW's weight decay.")
     max_length: Positive = Field(2048, description="Limit in positions, the image's included.")
     max_samples: Positive | None = Field(None, description="Use a seeded subset of this size.")
+    max_learned_tokens: Positive | None = Field(
+        None,
+        description="Learn from exactly this many tokens an epoch, so that sources can be matched:"
+        " samples are taken in the subset's order until they have them.",
+    )
     max_lost: Annotated[float, Field(ge=0, le=1)] = Field(
         0.01, description="Fail where a larger share of samples would be cut or dropped."
     )
@@ -428,6 +527,9 @@ class Study(Model):
 
     name: Name = Field(description="Names the folders of its tables and figures.")
     micro: Micro | None = Field(None, description="Makes a micro world, for paths `micro:...`.")
+    resources: dict[Name, Resource] = Field(
+        default_factory=dict, description="What is fetched, for paths `resource:<name>/...`."
+    )
     data: Data = Field(description="What is learned from.")
     tower: Tower = Field(description="The vision tower.")
     bases: dict[Name, Base] = Field(min_length=1, description="Base language models.")
@@ -490,6 +592,16 @@ class Study(Model):
         return self
 
     @model_validator(mode="after")
+    def _resources_are_there(self) -> Study:
+        for path in _strings(self.model_dump(exclude={"resources"})):
+            if path.startswith(RESOURCE):
+                name = path.removeprefix(RESOURCE).split("/")[0]
+                if name not in self.resources:
+                    known = ", ".join(self.resources) or "none"
+                    raise ValueError(f"{path!r}: no such resource; there are: {known}")
+        return self
+
+    @model_validator(mode="after")
     def _chat_templates_of_known_models(self) -> Study:
         for name in self.evaluation.chat_template:
             if name not in self.bases and name not in self.references:
@@ -504,6 +616,14 @@ class Study(Model):
                     raise ValueError(f"sources.{name} needs data.captions (COCO captions)")
         return self
 
+    @model_validator(mode="after")
+    def _boxes_where_used(self) -> Study:
+        for name, source in self.sources.items():
+            known = self.data.instances or str(self.data.captions).endswith(".jsonl")
+            if source.boxes and not known:
+                raise ValueError(f"sources.{name}.boxes needs data.instances (COCO instances)")
+        return self
+
     @cached_property
     def world(self) -> str | None:
         """The micro world's folder, named after what it is made from."""
@@ -512,8 +632,18 @@ class Study(Model):
         return f"resources/micro/{digest({'version': RECIPE_VERSION, **self.micro.model_dump()})}"
 
     def path(self, given: str) -> str:
-        """Where a path of the study lies: `micro:...` inside the world, else as it is."""
+        """Where a path lies: `micro:...` in the world, `resource:...` in one, else as it is."""
+        if given.startswith(RESOURCE):
+            name, slash, rest = given.removeprefix(RESOURCE).partition("/")
+            return f"{self.resource_folder(name)}{slash}{rest}"
         return f"{self.world}/{given.removeprefix(MICRO)}" if given.startswith(MICRO) else given
+
+    def resource_folder(self, name: str) -> str:
+        """A resource's folder: its local one, or one named after what it is made of."""
+        resource = self.resources[name]
+        if resource.local is not None:
+            return resource.local
+        return f"{FETCHED}/{name}-{digest([item.model_dump() for item in resource.items])}"
 
     def cells(self) -> tuple[list[Cell], list[tuple[Cell, str]]]:
         """The grid: the cells to train, and those pruned, each with the reason."""

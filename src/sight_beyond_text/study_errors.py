@@ -24,9 +24,9 @@ def describe(error: ValidationError, root: type[BaseModel], files: Sequence[str 
         if found["type"] == "literal_error" and isinstance(found.get("input"), list):
             continue  # the other branch of a union, a list, tells what's wrong with it
         place = [part for part in found["loc"] if not _is_branch(part)]
-        where = _where(place, files)
+        at = where(place, files)
         key = ".".join(str(part) for part in place) or "the study"
-        lines.append(f"{where}{key}: {_what(found, place, root)}")
+        lines.append(f"{at}{key}: {_what(found, place, root)}")
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -87,7 +87,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _where(place: list, files: Sequence[str | Path]) -> str:
+def where(place: Sequence[str | int], files: Sequence[str | Path]) -> str:
     """`file:line: ` of the deepest part of a place that one of the files has."""
     best = ("", -1)
     for path in files:

@@ -98,10 +98,12 @@ def test_missing_inputs_are_all_told_before_anything_is_done(
     done = sight("plan", path)
     assert done.returncode == 2
     told = done.stderr.splitlines()
-    assert [line.split(": ")[1] for line in told] == [
-        "data.captions",
-        "evaluation.image.pope.questions",
-    ]
+    keys = ["data.captions", "evaluation.image.pope.questions"]
+    assert [line.split(": ")[2] for line in told] == keys
+    lines = path.read_text().splitlines()
+    for line, key in zip(told, keys, strict=True):
+        place = line.split(": ")[1].rsplit(":", 1)
+        assert place[0] == str(path) and key.split(".")[-1] in lines[int(place[1]) - 1]
 
 
 def test_spec_prints_what_plan_lists(sight) -> None:

@@ -39,6 +39,7 @@ VALUES = {
     },
 }
 OTHER_TRAINING = {
+    "max_learned_tokens": 99,
     "learning_rate": 2e-2,
     "epochs": 2,
     "batch_size": 8,
@@ -147,7 +148,7 @@ def test_tables_of_changes_name_every_setting() -> None:
     }
     fields = {"model", "revision", "template", "label", "remote_code"}
     assert set(study.Base.model_fields) == fields
-    assert set(study.Source.model_fields) == {"form", "kinds"}
+    assert set(study.Source.model_fields) - {"instructions", "layout", "boxes"} == {"form", "kinds"}
     assert set(study.Tower.model_fields) - {"preset", "preparation"} == {
         "model",
         "revision",
@@ -162,6 +163,7 @@ def test_tables_of_changes_name_every_setting() -> None:
         *((("alignment", key), value) for key, value in OTHER_TRAINING.items()),
         *((("micro", key), value) for key, value in OTHER_MICRO.items()),
         *((("data", "make", key), value) for key, value in OTHER_INSTRUCTIONS.items()),
+        (("data", "leakage"), "drop"),
         (("tower", "model"), "owner/tower"),
         (("tower", "layer"), -1),
         (("tower", "projector"), "mlp2x_gelu"),
@@ -432,6 +434,14 @@ def test_all_missing_inputs_are_told_at_once_with_their_keys(tmp_path: Path, mon
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).touch()
     grid.check_inputs(made)
+
+
+def test_a_missing_input_is_told_with_its_line(tmp_path: Path) -> None:
+    made = changed((("bases", "base", "model"), "models/7b/base"))
+    file = tmp_path / "study.yaml"
+    file.write_text("name: x\nbases:\n  base:\n    model: models/7b/base\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"(?m)^{file}:4: bases\.base\.model: models/7b/base: no"):
+        grid.check_inputs(made, [file])
 
 
 def test_hub_ids_and_micro_paths_are_not_looked_for(tmp_path: Path, monkeypatch) -> None:

@@ -72,11 +72,21 @@ def test_every_base_names_the_revision_to_pin_where_one_is_known(path: Path) -> 
     assert all("revision" in model for model in (values["tower"], *values["bases"].values()))
 
 
-def test_missing_data_is_told_file_by_file(paper, tmp_path: Path, monkeypatch) -> None:
+def test_only_what_can_not_be_fetched_must_be_there(paper, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = grid.missing_inputs(paper)
-    assert any(line.startswith("data.instructions: resources/data/llava/") for line in lines)
-    assert sum(line.startswith("bases.") for line in lines) == 1  # Alpaca-3B, a folder
+    (line,) = grid.missing_inputs(paper)
+    assert line.startswith("bases.alpaca-3b.model: resources/models/alpaca-3b: no such folder")
+
+
+def test_a_folder_of_ones_own_stands_for_a_resource(path: Path, paper) -> None:
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values["resources"]["coco-val2014"] = {"local": "/data/coco/val2014"}
+    changed = study.load(values)
+    told = "evaluation.image.vqav2.images: /data/coco/val2014: no such file or folder"
+    assert any(line.startswith(told) for line in grid.missing_inputs(changed))
+    # Images are known by the files that name them, so no run is another.
+    for before, after in zip(grid.run_specs(paper), grid.run_specs(changed), strict=True):
+        assert after["id"] == before["id"]
 
 
 def test_remote_code_reaches_what_loads_a_base_and_changes_no_run(path: Path, paper) -> None:

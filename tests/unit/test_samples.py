@@ -16,8 +16,10 @@ from sight_beyond_text.data.samples import (
     Losses,
     Pixels,
     encode,
+    keep_learned,
 )
-from sight_beyond_text.data.templates import IMAGE, Segment
+from sight_beyond_text.data.sources import apply_form
+from sight_beyond_text.data.templates import IMAGE, Segment, segments, turns_of
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.micro.tokenizer import train_tokenizer
 
@@ -318,3 +320,51 @@ def test_prepared_images_are_kept_up_to_a_number(tmp_path: Path) -> None:
     assert pixels("0.png") is first[0] and pixels("1.png") is first[1]
     assert len(pixels.kept) == 2
     assert torch.equal(pixels("2.png"), first[2])
+
+
+@pytest.mark.parametrize("template", ["plain", "v0", "v1"])
+def test_texts_tokenized_many_at_once_give_what_each_gives_alone(tokenizer, template) -> None:
+    words = "What is in the image? A red circle is there. </s> \n\n ü 漢".split(" ")
+    rows = []
+    for number in range(60):
+        said = [" ".join(words[(number * step) % 13 :]) or "So" for step in (1, 5, 7, 11)]
+        image = "1.png" if number % 3 else None
+        said[0] = f"{IMAGE}\n{said[0]}" if image else said[0]
+        rows.append(row(str(number), *said, image=image))
+    place = tokenizer.convert_tokens_to_ids("<image>")
+    made = Conversations(rows, tokenizer, template, place, PATCHES, 1000, None)
+    assert len(made) == 60
+    for given, sample in zip(rows, made.samples, strict=True):
+        laid = segments(turns_of(given["conversations"], ""), template, tokenizer)
+        ids, labels = encode(laid, tokenizer, place, PATCHES)
+        assert (list(sample["input_ids"]), list(sample["labels"])) == (ids, labels)
+
+
+def learned_of(made: Conversations) -> list[list[int]]:
+    return [[label for label in sample["labels"] if label != IGNORED] for sample in made.samples]
+
+
+def test_sources_are_matched_to_the_same_learned_tokens(tokenizer) -> None:
+    """The same samples in the same order, and of the last one as much as is left."""
+    answers = ["A red circle " * (number % 5 + 1) for number in range(30)]
+    image = [row(str(n), f"{IMAGE}\nWhat?", said, image="a") for n, said in enumerate(answers)]
+    text = [apply_form(given, "text") for given in image]
+    other = [row(str(n), "Why?", "Is there a circle? " * 3) for n in range(25)]
+    whole = dataset(tokenizer, image)
+    total = sum(map(len, learned_of(whole)))
+    for budget in (1, 40, total // 2, total):
+        made = [dataset(tokenizer, rows) for rows in (image, text, other)]
+        for each in made[:2] if budget == total else made:
+            keep_learned(each, budget, 3)
+            assert sum(map(len, learned_of(each))) == budget
+        assert [s["id"] for s in made[0].samples] == [s["id"] for s in made[1].samples]
+        assert learned_of(made[0]) == learned_of(made[1])
+        names = [int(sample["id"]) for sample in made[0].samples]
+        assert names == sorted(names)
+    # Smaller budgets take samples of larger ones, as subsets by size do.
+    one, two = dataset(tokenizer, image), dataset(tokenizer, image)
+    keep_learned(one, 40, 3)
+    keep_learned(two, 80, 3)
+    assert {s["id"] for s in one.samples} < {s["id"] for s in two.samples}
+    with pytest.raises(UserError, match=f"{total + 1} asked for, the samples have {total}; lower"):
+        keep_learned(dataset(tokenizer, image), total + 1, 3)

@@ -15,13 +15,11 @@ if str(config.get("from_cache", False)).lower() not in ("true", "false"):
     raise WorkflowError(f"from_cache: found {config['from_cache']!r}; allowed: true or false")
 FROM_CACHE = str(config.get("from_cache", False)).lower() == "true"
 
+STUDY_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 try:
-    STUDY = load(
-        {key: value for key, value in config.items() if key != "from_cache"},
-        [os.path.relpath(path) for path in workflow.configfiles],
-    )
+    STUDY = load({k: v for k, v in config.items() if k != "from_cache"}, STUDY_FILES)
     if not FROM_CACHE:
-        grid.check_inputs(STUDY)
+        grid.check_inputs(STUDY, STUDY_FILES)
 except UserError as error:
     raise WorkflowError(f"the study can't be used:\n{error}") from None
 
@@ -42,6 +40,14 @@ FIGURES = (
     "image_benchmarks",
     "training_curves",
 )
+
+# Specs of all that is fetched by record, and the records of the hub's models by name.
+RESOURCES = {} if FROM_CACHE else {spec["record"]: spec for spec in grid.resource_specs(STUDY)}
+HUB = {spec["name"]: record for record, spec in RESOURCES.items() if spec["folder"] is None}
+if all(benchmark.path for benchmark in STUDY.evaluation.text.values()):
+    # All that comes from the hub is fetched first. Only lm-eval's own data sets come when they are
+    # asked for, where a study gives no path.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Specs by id; drawing from cached tables needs none.
 RUNS, ALIGNMENTS, EVALUATIONS, FEATURES, INSTRUCTIONS = {}, {}, {}, {}, None
@@ -67,8 +73,12 @@ def made(path):
         return f"{world}/models/{path.split('/')[-1]}.json"
     if world is not None and path.startswith(f"{world}/"):
         return f"{world}/world.json"
+    if path.startswith(f"{grid.FETCHED}/"):
+        return "/".join(path.split("/")[:3]) + ".json"
     if path.startswith("resources/"):
         return path
+    if path in HUB:
+        return HUB[path]
     # Given files are known by their content, which is part of the ids, so their dates mean
     # nothing. What is no file here is a hub id.
     return ancient(path) if os.path.exists(path) else []
@@ -80,6 +90,8 @@ def training_inputs(spec):
     paths = [spec["base"]["model"], spec["tower"]["model"], data["instructions"], data["images"]]
     if spec["source"]["form"] == "caption":
         paths.append(data["captions"])
+    paths += [*data.get("kinds", {}).values()]
+    paths += [data[key] for key in ("instances", "leaks") if key in data]
     if spec["features"] is not None:
         paths.append(f"{spec['features']}/features.json")
     return [made(path) for path in paths]
@@ -87,6 +99,8 @@ def training_inputs(spec):
 
 def features_inputs(spec):
     """What the tower's features wait for."""
+    if "benchmarks" in spec:
+        return [made(spec["tower"]["model"]), *benchmark_inputs("image")]
     return [made(path) for path in [spec["tower"]["model"], spec["images"], *spec["instructions"]]]
 
 
@@ -104,6 +118,7 @@ def evaluation_inputs(wildcards):
         waits.append(record_of(subject["checkpoint"]))
     if spec["suite"] == "image":
         waits += [record_of(subject["projector"]), made(subject["tower"]["model"])]
+        waits.append(made(f"{spec['features']}/features.json"))
     return waits
 
 
@@ -113,6 +128,14 @@ def benchmark_inputs(suite):
     keys = ("path", "images", "questions", "annotations")
     paths = {benchmark[key] for benchmark in benchmarks for key in keys if benchmark.get(key)}
     return [made(path) for path in sorted(paths)]
+
+
+def fetched_inputs():
+    """What the check of given instructions waits for: those that are fetched, and their images."""
+    spec = grid.check_spec(STUDY)
+    paths = [*spec["instructions"], *(own["path"] for own in spec.get("sources", []))]
+    paths += [spec["images"], *spec.get("learned_from", {})]
+    return sorted({made(path) for path in paths if path.startswith(f"{grid.FETCHED}/")})
 
 
 def evaluation_tables():

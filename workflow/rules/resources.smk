@@ -1,4 +1,25 @@
-# What is made from the given data before anything is trained, and the check of what was given.
+# What is fetched, what is made from data before anything is trained, and the check of what was given.
+
+if RESOURCES:
+
+    localrules:
+        fetch,
+
+    rule fetch:
+        """Fetches one of the study's resources, or a model into the hub's cache."""
+        output:
+            f"{grid.FETCHED}/{{resource}}.json",
+        log:
+            f"logs/{grid.FETCHED}/{{resource}}.log",
+        conda:
+            "../../envs/train.yaml"
+        params:
+            resource=lambda wildcards, output: RESOURCES[output[0]],
+        message:
+            "Fetch {wildcards.resource}"
+        shell:
+            "sight fetch --spec {params.resource:q} --log {log:q}"
+
 
 if INSTRUCTIONS is not None:
     MADE = INSTRUCTIONS["folder"]
@@ -29,7 +50,7 @@ if INSTRUCTIONS is not None:
 
 
 rule cache_features:
-    """Computes the frozen tower's features of all training images, for every run to read."""
+    """Computes the frozen tower's features of images, for all runs or evaluations to read."""
     input:
         lambda wildcards: features_inputs(FEATURES[wildcards.key]),
     output:
@@ -44,9 +65,34 @@ rule cache_features:
     params:
         features=lambda wildcards: FEATURES[wildcards.key],
     message:
-        "Features of the training images"
+        "Features of images"
     shell:
         "sight features {params.features:q} --threads {threads} --log {log:q}"
+
+
+if STUDY.data.leakage == "drop":
+    LEAKS = grid.leaks_spec(STUDY)
+
+    rule find_leaks:
+        """Finds the samples that hold photos or text questions of the evaluation."""
+        input:
+            [made(path) for path in LEAKS["learned_from"]],
+            benchmark_inputs("text"),
+            benchmark_inputs("image"),
+        output:
+            f"{LEAKS['folder']}/leaks.json",
+        log:
+            f"logs/{LEAKS['folder']}.log",
+        benchmark:
+            f"logs/{LEAKS['folder']}.benchmark.tsv"
+        conda:
+            "../../envs/evaluate.yaml"
+        params:
+            leaks=LEAKS,
+        message:
+            "Look for the evaluation in the training data"
+        shell:
+            "sight leaks --spec {params.leaks:q} --out {output:q} --log {log:q}"
 
 
 # It is no input of a training: a check that is due again must not make trainings due. Taking all
@@ -56,6 +102,7 @@ rule check_inputs:
     input:
         benchmark_inputs("text"),
         benchmark_inputs("image"),
+        fetched_inputs(),
     output:
         touch(CHECKED),
     log:

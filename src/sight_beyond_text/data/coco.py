@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,11 +106,25 @@ def read_pictures(captions: str | Path, instances: str | Path | None = None) -> 
 
 
 def _read(path: str | Path, what: str, keys: Iterable[str]) -> dict:
-    content = read_json(path, what)
+    # Outlines are nine tenths of an instances file, and nobody asks for them.
+    content = read_json(path, what, without=("segmentation",))
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(f"{path}: {what}: no {', '.join(missing)}; is this the right file?")
     return content
+
+
+def coco_id(name: str) -> int | None:
+    """COCO's image id, as a file name tells it in 2014's or 2017's naming; None for other names.
+
+    The same photo is `COCO_val2014_000000000042.jpg` in one year's files and `000000000042.jpg` in
+    the other's, where it may be in another split as well.
+    """
+    found = _COCO_NAME.fullmatch(name.rsplit("/", 1)[-1])
+    return int(found[1]) if found else None
+
+
+_COCO_NAME = re.compile(r"(?:COCO_[a-z]+20\d\d_)?(\d{12})(?:\.\w+)?")
 
 
 def require_images(pictures: Iterable[Picture], folder: str | Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from sight_beyond_text.data.prepare import drawn
 from sight_beyond_text.data.templates import IMAGE, Segment, segments, turns_of
 from sight_beyond_text.errors import UserError
 
@@ -44,7 +47,11 @@ class Losses:
 
 
 def encode(
-    laid: Sequence[Segment], tokenizer, image_token: int, patches: int
+    laid: Sequence[Segment],
+    tokenizer,
+    image_token: int,
+    patches: int,
+    tokenize: Callable[[str], list[int]] | None = None,
 ) -> tuple[list[int], list[int]]:
     """Tokens and labels of one laid-out conversation.
 
@@ -60,6 +67,7 @@ def encode(
         tokenizer: its BOS opens the sequence, where it has one.
         image_token: id that stands for one position of an image.
         patches: positions an image.
+        tokenize: gives a text's tokens, where many are known already; by default the tokenizer.
 
     Returns:
         ids and labels of the same length; labels are `IGNORED` where nothing is learned.
@@ -67,9 +75,10 @@ def encode(
     Raises:
         UserError: the tokenizer has no token for a mark.
     """
+    tokenize = partial(_plain_tokens, tokenizer) if tokenize is None else tokenize
     ids, labels = [], []
-    if tokenizer.bos_token_id is not None:
-        ids, labels = [tokenizer.bos_token_id], [IGNORED]
+    if (opening := tokenizer.bos_token_id) is not None:
+        ids, labels = [opening], [IGNORED]
     goes_on = swallows = False
     for segment in laid:
         if segment.mark:
@@ -80,33 +89,61 @@ def encode(
             goes_on = False
         else:
             text = segment.text.lstrip() if swallows else segment.text
-            tokens = _going_on(tokenizer, text) if goes_on else _plain_tokens(tokenizer, text)
+            tokens = _going_on(tokenize, text) if goes_on else tokenize(text)
             goes_on, swallows = goes_on or bool(tokens), swallows and not tokens
         ids += tokens
         labels += tokens if segment.learn else [IGNORED] * len(tokens)
     return ids, labels
 
 
-def _going_on(tokenizer, text: str) -> list[int]:
+def _going_on(tokenize: Callable[[str], list[int]], text: str) -> list[int]:
     """Tokens of a text that follows another: those it has after a line's end.
 
     Where a line's end and the text's begin make one token, the tokenizer is a byte-level one, which
     puts no space before a text.
     """
-    before = _line_end(tokenizer)
-    tokens = _plain_tokens(tokenizer, f"\n{text}")
+    before, tokens = tokenize("\n"), tokenize(f"\n{text}")
     if tokens[: len(before)] == before:
         return tokens[len(before) :]
-    return _plain_tokens(tokenizer, text)
-
-
-@lru_cache(maxsize=8)
-def _line_end(tokenizer) -> list[int]:
-    return _plain_tokens(tokenizer, "\n")
+    return tokenize(text)
 
 
 def _plain_tokens(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+class _Tokens:
+    """Tokens of texts; a fast tokenizer is asked for many at once, which its threads share.
+
+    Attributes:
+        tokenizer: the base's.
+        known: by text; `foresee` fills it anew.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.known: dict[str, list[int]] = {}
+
+    def foresee(self, several: Iterable[Sequence[Segment]]) -> None:
+        """Tokenizes what `encode` will most likely ask for."""
+        texts: dict[str, None] = {}
+        for laid in several:
+            goes_on = False
+            for segment in laid:
+                if not segment.mark:
+                    texts[f"\n{segment.text}" if goes_on else segment.text] = None
+                goes_on = not segment.mark
+        # This call also leaves a fast tokenizer's own part set as it should be for the others.
+        self.known = {"\n": _plain_tokens(self.tokenizer, "\n")}
+        if self.tokenizer.is_fast:
+            backend = self.tokenizer.backend_tokenizer
+            made = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            self.known.update(zip(texts, (one.ids for one in made), strict=True))
+
+    def __call__(self, text: str) -> list[int]:
+        """A text's tokens."""
+        known = self.known.get(text)
+        return _plain_tokens(self.tokenizer, text) if known is None else known
 
 
 @lru_cache(maxsize=1024)
@@ -135,17 +172,11 @@ class Conversations(torch.utils.data.Dataset):
         self.losses = Losses(total=len(rows))
         self.samples: list[dict] = []
         self.pixels = pixels
-        for row in rows:
+        tokens = _Tokens(tokenizer)
+        for place, (row, laid) in enumerate(_laid_out(rows, template, tokenizer, tokens)):
             name = str(row["id"])
-            turns = turns_of(row["conversations"], f"sample {name!r}")
-            laid = segments(turns, template, tokenizer)
             images = sum(segment.is_image for segment in laid)
-            if images != ("image" in row) or any(IMAGE in answer for _, answer in turns):
-                raise UserError(
-                    f"sample {name!r}: an image and its mark {IMAGE} must come together, once, in"
-                    " the human's text"
-                )
-            ids, labels = encode(laid, tokenizer, image_token, patches)
+            ids, labels = encode(laid, tokenizer, image_token, patches, tokens)
             if ids.count(image_token) != images * patches:
                 raise UserError(
                     f"sample {name!r}: the tokenizer gives its text the token {image_token}, which"
@@ -154,12 +185,19 @@ class Conversations(torch.utils.data.Dataset):
             cut = len(ids) > max_length
             whole = image_token not in ids[max_length:]
             ids, labels = ids[:max_length], labels[:max_length]
-            kept = whole and any(label != IGNORED for label in labels)
+            kept = whole and labels.count(IGNORED) < len(labels)
             if cut:
                 self.losses.cut.append(name)
             if kept:
+                # A list of Python's takes twice the room; of 600,000 samples that is gigabytes.
                 self.samples.append(
-                    {"id": name, "input_ids": ids, "labels": labels, "image": row.get("image")}
+                    {
+                        "id": name,
+                        "input_ids": array("i", ids),
+                        "labels": array("i", labels),
+                        "image": row.get("image"),
+                        "place": place,
+                    }
                 )
             else:
                 self.losses.dropped.append(name)
@@ -173,6 +211,70 @@ class Conversations(torch.utils.data.Dataset):
         if sample["image"] is not None:
             sample[self.pixels.key] = self.pixels(sample["image"])
         return sample
+
+
+def _laid_out(
+    rows: Sequence[dict], template: str, tokenizer, tokens: _Tokens
+) -> Iterator[tuple[dict, list[Segment]]]:
+    """Rows with their segments, whose tokens are then known.
+
+    Raises:
+        UserError: an image without its mark, or a mark without an image.
+    """
+    # A tokenizer takes its time to tell the marks, and a template asks for them at every turn.
+    marks = SimpleNamespace(bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+    speaks = tokenizer if template == "chat" else marks
+    for start in range(0, len(rows), _AT_ONCE):
+        several = []
+        for row in rows[start : start + _AT_ONCE]:
+            name = str(row["id"])
+            turns = turns_of(row["conversations"], f"sample {name!r}")
+            laid = segments(turns, template, speaks)
+            images = sum(segment.is_image for segment in laid)
+            if images != ("image" in row) or any(IMAGE in answer for _, answer in turns):
+                raise UserError(
+                    f"sample {name!r}: an image and its mark {IMAGE} must come together, once, in"
+                    " the human's text"
+                )
+            several.append((row, laid))
+        tokens.foresee(laid for _, laid in several)
+        yield from several
+
+
+_AT_ONCE = 1024
+
+
+def keep_learned(dataset: Conversations, tokens: int, seed: int) -> None:
+    """Keeps samples that have exactly so many learned tokens, in the order that subsets have.
+
+    Of the last sample that is taken only the first tokens may be learned. So sources of unlike
+    lengths learn from equally many tokens; sources that differ in form learn from the same samples.
+
+    Args:
+        dataset: is changed in place; its samples stay in the file's order.
+        tokens: learned tokens of an epoch.
+        seed: as for `prepare.drawn`.
+
+    Raises:
+        UserError: the samples have too few.
+    """
+    at = {sample["place"]: index for index, sample in enumerate(dataset.samples)}
+    kept, left = [], tokens
+    for place in drawn(dataset.losses.total, seed):
+        if place not in at or not left:
+            continue
+        labels = dataset.samples[at[place]]["labels"]
+        learned = [index for index, label in enumerate(labels) if index and label != IGNORED]
+        for index in learned[left:]:
+            labels[index] = IGNORED
+        left -= min(left, len(learned))
+        kept.append(at[place])
+    if left:
+        raise UserError(
+            f"max_learned_tokens: {tokens} asked for, the samples have {tokens - left}; lower it"
+            " for all that are to be matched, or add data"
+        )
+    dataset.samples = [dataset.samples[index] for index in sorted(kept)]
 
 
 class Pixels:
@@ -243,7 +345,7 @@ class Collator:
 
         def padded(key: str, value: int) -> torch.Tensor:
             return torch.tensor(
-                [sample[key] + [value] * (length - len(sample[key])) for sample in samples]
+                [[*sample[key], *[value] * (length - len(sample[key]))] for sample in samples]
             )
 
         lengths = torch.tensor([[len(sample["input_ids"])] for sample in samples])

@@ -3,46 +3,40 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sight_beyond_text.data.layouts import read_laid
 from sight_beyond_text.data.templates import IMAGE, turns_of
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.files import read_json
 
 
-def read_instructions(path: str | Path) -> list[dict]:
-    """Reads LLaVA-style JSON and checks its layout.
+def read_instructions(path: str | Path, layout: str | None = None) -> list[dict]:
+    """Reads instructions and checks their layout.
+
+    Args:
+        path: LLaVA-style, Alpaca-style or ShareGPT-style JSON.
+        layout: see `layouts.read_laid`.
 
     Returns:
-        Rows `{id, image?, kind?, conversations}`.
+        Rows `{id, image?, kind?, conversations}`. How many couldn't be one is told on standard
+        error.
 
     Raises:
         UserError: broken JSON, a row without id or conversations, or roles that don't take turns.
     """
-    rows = read_json(path, "LLaVA-style instructions")
-    if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path}: LLaVA-style instructions are a list of samples; found none")
-    for number, row in enumerate(rows):
+    laid = read_laid(path, layout)
+    for number, row in enumerate(laid.rows):
         if not isinstance(row, dict) or "id" not in row or "conversations" not in row:
             raise UserError(f"{path}: sample {number + 1}: needs 'id' and 'conversations'")
         turns_of(row["conversations"], f"{path}: sample {row['id']!r}")
-    return rows
-
-
-def check_instructions(path: str | Path, images: str | Path) -> None:
-    """Reads a file of instructions, and sees that its images are there.
-
-    Raises:
-        UserError: the file is broken, or images are missing (the count and the first are told).
-    """
-    named = sorted({row["image"] for row in read_instructions(path) if "image" in row})
-    missing = [name for name in named if not (Path(images) / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{path}: {len(missing)} of its {len(named)} images are not in {images}, the first is"
-            f" {missing[0]}; fetch them or take their samples out"
-        )
+    if laid.left_out:
+        reasons = Counter(reason for _, reason in laid.left_out)
+        told = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        print(f"{path}: {len(laid.left_out)} samples are left out: {told}", file=sys.stderr)
+    return laid.rows
 
 
 def select_kinds(rows: Sequence[dict], kinds: Sequence[str] | str, where: str) -> list[dict]:
@@ -61,7 +55,10 @@ def select_kinds(rows: Sequence[dict], kinds: Sequence[str] | str, where: str) -
 
 
 def apply_form(
-    row: Mapping, form: str, captions: Mapping[str, Sequence[str]] | None = None
+    row: Mapping,
+    form: str,
+    captions: Mapping[str, Sequence[str]] | None = None,
+    boxes: Mapping[str, Sequence[str]] | None = None,
 ) -> dict:
     """Puts what a source has in the image's place; all else stays as it was.
 
@@ -70,6 +67,7 @@ def apply_form(
         form: "visual" keeps `<image>`; "caption" puts the image's captions there; "text" removes
             it with the line break beside it.
         captions: by image file name; needed for "caption".
+        boxes: by image file name, lines that follow the captions; none where not given.
 
     Returns:
         A new row; without `image` unless visual.
@@ -86,7 +84,7 @@ def apply_form(
                 f"sample {row['id']!r}: no captions for image {row['image']!r};"
                 " add them to data.captions or leave the sample out"
             )
-        instead = " ".join(texts)
+        instead = "\n".join([" ".join(texts), *((boxes or {}).get(row["image"]) or ())])
     elif form == "text":
         instead = ""
     else:
@@ -95,8 +93,11 @@ def apply_form(
     for turn in row["conversations"]:
         value = turn["value"]
         if turn["from"] == "human" and IMAGE in value:
-            bare = re.sub(rf"\s*{IMAGE}\s*", "\n", value).strip()
+            bare = _AROUND.sub("\n", value).strip()
             value = f"{instead}\n{bare}".strip() if instead else bare
         turns.append({**turn, "value": value})
     out = {key: value for key, value in row.items() if key != "image"}
     return {**out, "conversations": turns}
+
+
+_AROUND = re.compile(rf"\s*{IMAGE}\s*")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sight_beyond_text.data.layouts import read_rows
 from sight_beyond_text.data.samples import Pixels
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import read_json, sha256, write_json
@@ -140,6 +140,5 @@ def images_of(paths: Iterable[str | Path]) -> list[str]:
     """Names of the images that files of instructions speak of."""
     found: set[str] = set()
     for path in paths:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-        found.update(row["image"] for row in rows if "image" in row)
+        found.update(row["image"] for row in read_rows(path) if "image" in row)
     return sorted(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,6 +19,17 @@ from sight_beyond_text.training.loss import TokenLoss
 from sight_beyond_text.training.steps import split_step
 
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Makes a MemoryError of what torch raises where the main memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise MemoryError from None
+        raise
 
 
 class Steps(Dataset):
@@ -167,12 +179,15 @@ class Learner(Trainer):
         step = self.state.global_step
         ids = self.train_dataset.ids(step)
         told = ", ".join(ids[:16]) + (f" and {len(ids) - 16} more" if len(ids) > 16 else "")
-        points = sorted(Path(self.args.output_dir).glob("checkpoint-*"))
-        good = f"the last good checkpoint is {points[-1]}" if points else "there is no checkpoint"
         raise UserError(
-            f"{self.name}: {what} is {value} at step {step + 1}; samples {told}; {good};"
-            " lower the learning rate or look at these samples"
+            f"{self.name}: {what} is {value} at step {step + 1}; samples {told};"
+            f" {self.last_good()}; lower the learning rate or look at these samples"
         )
+
+    def last_good(self) -> str:
+        """Which checkpoint a training that stops here leaves, in words."""
+        points = list(Path(self.args.output_dir).glob("checkpoint-*"))
+        return f"the last good checkpoint is {points[0]}" if points else "there is no checkpoint"
 
     def try_longest(self, state_bytes: int) -> None:
         """Computes the largest pass once, before training, so that memory runs out at once or not.
@@ -187,14 +202,10 @@ class Learner(Trainer):
         batch = self.train_dataset.batch(chosen, step)
         model, devices = self.model, [self.args.device] if self.args.device.type == "cuda" else []
         held = torch.empty(state_bytes, dtype=torch.uint8, device=self.args.device)
-        with torch.random.fork_rng(devices=devices), self.accelerator.autocast():
+        with torch.random.fork_rng(devices=devices), self.accelerator.autocast(), memory_errors():
             try:
                 model.train()
                 model(**self._prepare_inputs(batch)).backward()
-            except RuntimeError as error:
-                if "can't allocate memory" in str(error):
-                    raise MemoryError from None
-                raise
             finally:
                 del held
                 model.zero_grad()

@@ -36,16 +36,18 @@ def memory_at_hand(model: nn.Module) -> int | None:
     return free + sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def expected_to_fit(model, spec: dict, longest: int, with_images: bool) -> str | None:
-    """What `sight plan` expects to fit here, in words; None where that can't be foretold.
+def expected_to_fit(
+    room: int | None, model, spec: dict, longest: int, with_images: bool
+) -> str | None:
+    """What `sight plan` expects to fit in some room, in words; None where that can't be foretold.
 
     Args:
+        room: bytes that a training can have (`memory_at_hand`).
         model: the assembled `LlavaForConditionalGeneration`.
         spec: of the alignment or run.
         longest: positions of the longest sample.
         with_images: whether the run has images.
     """
-    room = memory_at_hand(model)
     try:
         shape = model_shape(model.config.text_config.to_dict())
         tower = tower_shape(model.config.vision_config.to_dict())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import shutil
 import sys
 from pathlib import Path
@@ -13,9 +12,8 @@ import torch
 from accelerate import PartialState
 from transformers import TrainingArguments, set_seed
 
-from sight_beyond_text.data.coco import read_pictures
-from sight_beyond_text.data.samples import Collator, Conversations, Pixels
-from sight_beyond_text.data.sources import apply_form, read_instructions, select_kinds
+from sight_beyond_text.data.prepare import load_rows
+from sight_beyond_text.data.samples import Collator, Conversations, Pixels, keep_learned
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import write_json
 from sight_beyond_text.models.building import (
@@ -39,10 +37,10 @@ from sight_beyond_text.models.checkpoints import (
 )
 from sight_beyond_text.models.features import Features
 from sight_beyond_text.training import record as records
-from sight_beyond_text.training.learner import OUT_OF_MEMORY, Learner, Steps, thinned
+from sight_beyond_text.training.learner import OUT_OF_MEMORY, Learner, Steps, memory_errors, thinned
 from sight_beyond_text.training.loss import TokenLoss
 from sight_beyond_text.training.modes import LANGUAGE, parameter_groups, set_trainable, summary
-from sight_beyond_text.training.room import expected_to_fit
+from sight_beyond_text.training.room import expected_to_fit, memory_at_hand
 from sight_beyond_text.training.steps import plan_steps
 
 RESUME = "resume"
@@ -75,30 +73,6 @@ def train(spec: dict, record_path: str | Path) -> dict:
     return record
 
 
-def load_rows(spec: dict) -> list[dict]:
-    """The samples of a run with its source applied, in the file's order.
-
-    The subset (`max_samples`) is drawn by the seed before the source is applied, so that sources
-    which differ only in form learn from the same conversations.
-    """
-    path = spec["data"]["instructions"]
-    rows = select_kinds(read_instructions(path), spec["source"]["kinds"], path)
-    limit = spec["training"]["max_samples"]
-    if limit is not None and limit < len(rows):
-        chosen = random.Random(f"{spec['seed']} subset").sample(range(len(rows)), len(rows))
-        rows = [rows[index] for index in sorted(chosen[:limit])]
-    captions = None
-    if spec["source"]["form"] == "caption":
-        if spec["data"]["captions"] is None:
-            raise UserError(
-                "data.captions: needed for a source of form 'caption'; give COCO captions"
-            )
-        captions = {p.file_name: p.captions for p in read_pictures(spec["data"]["captions"])}
-        limit = spec["data"]["captions_in_place"]
-        captions = {name: texts[:limit] for name, texts in captions.items()}
-    return [apply_form(row, spec["source"]["form"], captions) for row in rows]
-
-
 def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
     training, mode = spec["training"], spec["mode"]
     if processes.is_main_process:
@@ -121,6 +95,8 @@ def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
         _images(spec, rows),
     )
     _check_losses(dataset, training, spec["id"])
+    if training.get("max_learned_tokens"):
+        keep_learned(dataset, training["max_learned_tokens"], spec["seed"])
     adapted = None
     if mode in ("lora", "qlora"):
         adapted = add_adapters(llm, spec["lora"])
@@ -280,7 +256,15 @@ def _fit(model, dataset: Conversations, spec: dict, folder: Path, pad: int) -> L
     _make_it_fit(learner, model, spec)
     if point is not None:
         print(f"{spec['id']}: goes on from {point}", file=sys.stderr)
-    learner.train(resume_from_checkpoint=point)
+    try:
+        with memory_errors():
+            learner.train(resume_from_checkpoint=point)
+    except OUT_OF_MEMORY:
+        raise UserError(
+            f"{spec['id']}: out of memory at step {learner.state.global_step + 1}, though the"
+            f" largest pass had fit; {learner.last_good()}; see what else takes memory here, or"
+            " lower `token_budget`"
+        ) from None
     return learner
 
 
@@ -304,6 +288,7 @@ def _make_it_fit(learner: Learner, model, spec: dict) -> None:
         return
     states = 2 if training["optimizer"] == "paged_adamw_8bit" else 8
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    room = memory_at_hand(model)  # before a failed pass leaves gaps behind
     for checkpointing in [False, True] if wanted == "auto" else [wanted]:
         if checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
@@ -320,7 +305,7 @@ def _make_it_fit(learner: Learner, model, spec: dict) -> None:
         f" positions, {learned:,} learned parameters); lower `token_budget` or `max_length`, turn"
         " `gradient_checkpointing` on, or choose lora or qlora"
     )
-    expected = expected_to_fit(model, spec, longest, learner.model.with_images)
+    expected = expected_to_fit(room, model, spec, longest, learner.model.with_images)
     raise UserError("; ".join(filter(None, [told, expected])))
 
 

@@ -1,0 +1,147 @@
+"""Files of the Hugging Face hub: one commit of a repository, each file checked against the hub."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.files import write_text
+from sight_beyond_text.resources.download import digest
+
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "tokenizer*")
+"""What of a model's repository is read besides its weights."""
+
+WEIGHTS = ("*.safetensors", "*.bin")
+"""Weights, the better form first."""
+
+
+def fetch_repo(
+    repo: str,
+    kind: str,
+    revision: str | None,
+    files: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    commit: str | None = None,
+) -> dict:
+    """Fetches files of one commit of a repository, or finds that they are there.
+
+    Args:
+        repo: "owner/name".
+        kind: "model" or "dataset".
+        revision: commit, tag or branch; None is "main".
+        files: patterns; None takes all of a data set, and of a model what transformers reads, with
+            weights in one form only.
+        folder: where they go; None is the hub's own cache, from which models are loaded by name.
+        commit: the one to keep to, whatever the revision means by now.
+
+    Returns:
+        `{repo, kind, asked, revision, files: {name: bytes}}`; `revision` is the commit.
+
+    Raises:
+        UserError: no such repository or revision, no permission, no line, no room, or a file that
+            isn't what the hub says (it is then removed).
+    """
+    # The hub's library reads this when it is imported, and the caller has a reason to be here.
+    os.environ["HF_HUB_OFFLINE"] = "0"
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils import httpx
+
+    where = f"{repo}@{revision or 'main'}"
+    try:
+        api = HfApi()
+        commit = commit or api.repo_info(repo, repo_type=kind, revision=revision).sha
+        tree = api.list_repo_tree(repo, repo_type=kind, revision=commit, recursive=True)
+        listed = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+        chosen = choose(list(listed), files, kind)
+        if not chosen:
+            raise UserError(f"{where}: no file of the repository is {files}; mend `files`")
+        made = snapshot_download(
+            repo,
+            repo_type=kind,
+            revision=commit,
+            allow_patterns=[_literally(name) for name in chosen],
+            local_dir=folder,
+        )
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{where}: not fetched from the hub: {reason}") from None
+    for name in chosen:
+        _check(Path(made) / name, listed[name], where)
+    if folder is None and revision != commit:
+        # So that the cache finds it under the name by which a study asks for it, without a line.
+        write_text(Path(made).parents[1] / "refs" / (revision or "main"), commit)
+    return {
+        "repo": repo,
+        "kind": kind,
+        "asked": revision,
+        "revision": commit,
+        "files": {name: listed[name].size for name in chosen},
+    }
+
+
+def choose(names: Sequence[str], files: Sequence[str] | None, kind: str) -> list[str]:
+    """The files to fetch of a repository's; see `fetch_repo`."""
+    if files is not None:
+        return [name for name in names if any(fnmatch.fnmatchcase(name, f) for f in files)]
+    if kind != "model":
+        return [name for name in names if name != ".gitattributes"]
+    # Below the top lie other forms of the same weights.
+    top = [name for name in names if "/" not in name]
+    chosen = {name for name in top for form in MODEL_FILES if fnmatch.fnmatchcase(name, form)}
+    for form in WEIGHTS:
+        weights = {
+            name
+            for name in top
+            if fnmatch.fnmatchcase(name, form)
+            and not name.startswith(("training_args", "optimizer", "consolidated"))
+        }
+        if weights:
+            return [name for name in top if name in chosen | weights]
+    return [name for name in top if name in chosen]
+
+
+def _literally(name: str) -> str:
+    return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
+
+
+def _check(path: Path, listed, where: str) -> None:
+    """Compares a file with what the hub says of it; a wrong one is removed.
+
+    Raises:
+        UserError: another size or another hash.
+    """
+    wanted, wrong = listed.size, None
+    if not path.is_file():
+        raise UserError(f"{where}: {listed.path} didn't come; type the same again")
+    if path.stat().st_size != wanted:
+        wrong = f"has {path.stat().st_size:,} bytes, the hub says {wanted:,}"
+    elif listed.lfs is not None:
+        got = digest(path, "sha256")
+        if got != listed.lfs.sha256:
+            wrong = f"has the sha256 {got}, the hub says {listed.lfs.sha256}"
+    elif (got := _blob(path)) != listed.blob_id:
+        wrong = f"has the hash {got}, the hub says {listed.blob_id}"
+    if wrong is not None:
+        # In the hub's cache the name is a link to the content.
+        path.resolve().unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{where}: {listed.path} {wrong}; it was removed: type the same again to fetch it anew"
+        )
+
+
+def _blob(path: Path) -> str:
+    """The hash by which git knows a file."""
+    made = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            made.update(chunk)
+    return made.hexdigest()

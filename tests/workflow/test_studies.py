@@ -1,0 +1,151 @@
+"""The studies of this repository plan without a line, and what they need is fetched first."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from file_server import Hub, serving
+
+from sight_beyond_text import grid, study
+
+pytestmark = pytest.mark.workflow
+
+SIZES = {
+    # runs, alignments, subjects on text, subjects on images, resources, models of the hub
+    "paper": (60, 6, 66, 66, 16, 6),
+    "modern": (54, 6, 63, 60, 17, 10),
+    "laptop": (14, 2, 16, 16, 7, 3),
+}
+
+
+def of(repository, name: str):
+    return repository / "workflow" / "studies" / f"{name}.yaml"
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_study_is_as_large_as_it_says(repository, name: str) -> None:
+    read = study.read(of(repository, name))
+    runs, alignments, text, image, resources, models = SIZES[name]
+    specs = grid.resource_specs(read)
+    assert len(grid.run_specs(read)) == runs and len(grid.align_specs(read)) == alignments
+    suites = [spec["suite"] for spec in grid.evaluation_specs(read)]
+    assert (suites.count("text"), suites.count("image")) == (text, image)
+    assert sum(spec["folder"] is not None for spec in specs) == resources
+    assert sum(spec["folder"] is None for spec in specs) == models
+    told = of(repository, name).read_text().split("\nname:")[0]
+    assert f"{runs} runs and {alignments} alignments" in told
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_study_plans_at_once_without_torch(repository, name: str, tmp_path) -> None:
+    (tmp_path / "resources" / "models" / "alpaca-3b").mkdir(parents=True)
+    code = (
+        "import sys\n"
+        f"sys.argv = ['sight', 'plan', {str(of(repository, name))!r}, '--costs']\n"
+        "from sight_beyond_text.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache")}
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 5
+    assert done.stdout.startswith(f"Study {name}: {SIZES[name][0]} runs, ")
+    assert "To fetch: " in done.stdout
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_workflow_plans_without_a_line(fresh, name: str) -> None:
+    (fresh.folder / "resources" / "models" / "alpaca-3b").mkdir(parents=True)
+    path = f"workflow/studies/{name}.yaml"
+    runs, alignments, text, image, resources, models = SIZES[name]
+    planned = fresh.planned("--configfile", path)
+    assert planned["fetch"] == resources + models
+    assert (planned["tune"], planned["align"]) == (runs, alignments)
+    told = fresh.planned("fetch_all", "--configfile", path)
+    assert told == {"fetch": resources + models, "fetch_all": 1}
+    # With everything there, nothing is fetched, and no run has another id.
+    read = study.read(fresh.folder / path)
+    for spec in grid.resource_specs(read):
+        record = fresh.folder / spec["record"]
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text("{}")
+        (fresh.folder / (spec["folder"] or "resources")).mkdir(exist_ok=True)
+    again = fresh.planned("--configfile", path)
+    assert "fetch" not in again
+    assert again == {rule: count for rule, count in planned.items() if rule != "fetch"}
+
+
+def test_a_missing_base_is_told(fresh) -> None:
+    done = fresh.snakemake("-n", "--configfile", "workflow/studies/paper.yaml", check=False)
+    assert done.returncode != 0
+    assert "bases.alpaca-3b.model: resources/models/alpaca-3b: no such folder" in done.stdout
+
+
+@pytest.mark.slow
+def test_fetched_once_everything_runs_without_a_line(fresh, finished, monkeypatch) -> None:
+    """A base from the hub, data from a server: trained when both are gone."""
+    world = next((finished.folder / "resources" / "micro").iterdir())
+    model = {p.name: p.read_bytes() for p in (world / "models" / "base").iterdir()}
+    rows = json.dumps(
+        [
+            {
+                "id": str(number),
+                "image": image.name,
+                "conversations": [
+                    {"from": "human", "value": "<image>\nWhat is there?"},
+                    {"from": "gpt", "value": f"Scene {number}."},
+                ],
+            }
+            for number, image in enumerate(sorted((world / "images" / "train").iterdir())[:8])
+        ]
+    )
+    commit = "1" * 40
+    monkeypatch.setenv("HF_HOME", str(fresh.folder / "cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    with (
+        serving() as files,
+        serving(Hub, repo="owner/name", commits={"main": commit}, repos={commit: model}) as hub,
+    ):
+        hub.damaged = {}
+        files.files.content["/rows.json"] = rows.encode()
+        monkeypatch.setenv("HF_ENDPOINT", hub.files.address)
+        path = fresh.study(
+            "fetched",
+            resources={"rows": {"items": [{"url": files.files.url("/rows.json")}]}},
+            bases={"hubbed": {"model": "owner/name", "template": "chat"}},
+            micro=None,
+            data={
+                "images": str(world / "images" / "train"),
+                "instructions": "resource:rows/rows.json",
+                "alignment": "resource:rows/rows.json",
+            },
+            tower={"model": str(world / "models" / "tower")},
+            sources={"visual": {}},
+            tunings__full={"mode": "frozen", "learning_rate": 1e-3, "batch_size": 4, **CPU},
+            tunings__lora={"mode": "frozen", "learning_rate": 1e-2, "batch_size": 4, **CPU},
+            evaluation={},
+        )
+        values = yaml.safe_load(open(path))
+        del values["micro"]
+        open(path, "w").write(yaml.safe_dump(values, sort_keys=False))
+        assert fresh.planned("fetch_all", "--configfile", path) == {"fetch": 2, "fetch_all": 1}
+        fresh.snakemake("fetch_all", "--cores", "2", "--configfile", path)
+    manifest = json.loads((fresh.folder / "resources" / "manifest.json").read_text())
+    assert {entry["name"] for entry in manifest.values()} == {"rows", "owner/name"}
+    fresh.snakemake("train_all", "--cores", "2", "--configfile", path)
+    records = list((fresh.folder / "results" / "runs").glob("*/train.json"))
+    assert len(records) == 2
+    assert json.loads(records[0].read_text())["samples"] == 8
+
+
+CPU = {"precision": "fp32", "max_length": 512, "gradient_checkpointing": False}
