@@ -1,6 +1,7 @@
 """Compares this project's text evaluation with lm-eval's `hf` model, side by side in one run.
 
     python benchmarks/text_evaluation.py DATA                     # 134 M parameters, on a CPU
+    python benchmarks/text_evaluation.py DATA --tasks gsm8k boolq    # a part; the rest is kept
     python benchmarks/text_evaluation.py DATA --shape 7b --precision bf16 --items 4    # on a GPU
 
 DATA holds the benchmarks' files in their authors' layout (`truthfulqa/`, `ethics/`, `mmlu/`,
@@ -11,27 +12,31 @@ put to both models on the same random weights, each time in a process of its own
 other. `hf` gets a batch size, ours the same number of tokens: the batch size times the task's
 longest request. Random weights never come to an end, so answers have the length of GSM8K's, about
 128 tokens. Timed is lm-eval's whole evaluation of the loaded task: prompts, tokens, passes,
-metrics. The peak of memory is what comes on top of the process with the model loaded: resident
-memory on a CPU, where large blocks are given back at once (`MALLOC_MMAP_THRESHOLD_`); on a GPU
-what torch's allocator tells. `difference` is the largest one between two log-likelihoods of the
-same request; of generated texts the share that is the same is told.
+metrics. The peak of memory is what comes on top of the process with the model loaded: on a CPU
+resident memory without files, where large blocks are given back at once
+(`MALLOC_MMAP_THRESHOLD_`); on a GPU what torch's allocator tells. `difference` is the largest one
+between two log-likelihoods of the same request; of generated texts the share that is the same is
+told.
+
+`adapters` evaluates ten LoRA adapters of one base together, and one of them alone: the bound is ten
+times the one less nine loads of the base, all in processes whose libraries are imported already.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import platform
-import shlex
+import re
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
-from sight_beyond_text.files import write_json
+from sight_beyond_text.files import write_json, write_text
 
 ITEMS = {
     "truthfulqa_mc1": 8,
@@ -72,11 +77,15 @@ TARGETS = {
 }
 """How many times faster it should be; other tasks shouldn't be slower."""
 
+ADAPTERS = 10
+OF_ADAPTERS = {"ethics_virtue": 200}
+"""Questions that adapters are evaluated on."""
+
 _RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    """Measures, prints a table, writes JSON."""
+    """Measures; writes JSON and a table in Markdown, and prints it."""
     args = _parsed()
     os.environ["MALLOC_MMAP_THRESHOLD_"] = os.environ["MALLOC_TRIM_THRESHOLD_"] = "65536"
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
@@ -92,32 +101,73 @@ def main() -> None:
             "folder": folder,
             "answer": args.answer,
         }
-        machine = _alone("prepare", job)
-        rows = []
+        prepared = _alone("prepare", job)
+        settings = {
+            "hardware": prepared["hardware"],
+            "versions": {"python": platform.python_version(), **prepared["versions"]},
+            "shape": args.shape,
+            "parameters": prepared["parameters"],
+            "precision": args.precision,
+            "threads": args.threads,
+            "batch_size": args.batch_size,
+            "tokens_of_an_answer": args.answer,
+        }
+        kind = re.sub(r"\W+", "-", prepared["hardware"].get("gpu", "")).lower()
+        default = "-".join(filter(None, ["text_evaluation", kind]))
+        out = args.out or _RESULTS / f"{default}.json"
+        report = begun(out, settings)
         for task in args.tasks:
-            job["benchmarks"] = {task: entry(task, args, Path(folder))}
-            rows.append(compared(task, job, min(args.batch_size, ITEMS[task] * args.items)))
-            print(_line(rows[-1]), file=sys.stderr)
-    report = {
-        "command": shlex.join(["python", "benchmarks/text_evaluation.py", *sys.argv[1:]]),
-        "date": datetime.date.today().isoformat(),
-        **machine,
-        "shape": args.shape,
-        "precision": args.precision,
-        "threads": args.threads,
-        "batch_size": args.batch_size,
-        "tokens_of_an_answer": args.answer,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("lm_eval", "torch", "transformers")},
-        },
-        "tasks": rows,
-    }
-    kind = "cpu" if machine["device"] == "CPU" else "gpu"
-    out = args.out or _RESULTS / f"text_evaluation-{args.shape}-{kind}.json"
-    write_json(out, report)
+            limit = ITEMS[task] * args.items
+            job["benchmarks"] = {task: entry(task, args, Path(folder), limit)}
+            row = compared(task, job, min(args.batch_size, limit))
+            report["tasks"] = merged(report["tasks"], row)
+            print(_line(row), file=sys.stderr)
+            keep(report, out)
+        if args.adapters:
+            job["benchmarks"] = {
+                task: entry(task, args, Path(folder), limit) for task, limit in OF_ADAPTERS.items()
+            }
+            report["adapters"] = adapters(job)
+            keep(report, out)
     print(told(report))
     print(f"\nwritten: {out}")
+
+
+def begun(out: Path, settings: dict) -> dict:
+    """A report to go on with: the one that is there, where it was measured in the same way."""
+    fresh = {"command": command(), "date": "", **settings, "tasks": [], "adapters": None}
+    if not out.is_file():
+        return fresh
+    found = json.loads(out.read_text("utf-8"))
+    if any(found.get(key) != value for key, value in settings.items()):
+        sys.exit(f"error: {out}: measured otherwise; remove it, or give another with --out")
+    return {**fresh, **found, "command": command()}
+
+
+def command() -> str:
+    """How all of it is measured: as it was called, but for the part and for where things lie."""
+    given, left = ["python", "benchmarks/text_evaluation.py", "DATA"], sys.argv[1:]
+    while left:
+        word = left.pop(0)
+        if word in ("--tasks", "--out", "--work", "--adapters", "--no-adapters"):
+            while left and not left[0].startswith("--"):
+                left.pop(0)
+        elif word.startswith("--"):
+            given += [word, left.pop(0)]
+    return " ".join(given)
+
+
+def merged(rows: list[dict], row: dict) -> list[dict]:
+    """Rows with a new one in its place, in the order of the tasks."""
+    kept = [old for old in rows if old["task"] != row["task"]]
+    return sorted([*kept, row], key=lambda one: list(ITEMS).index(one["task"]))
+
+
+def keep(report: dict, out: Path) -> None:
+    """Writes the report as it is by now."""
+    report["date"] = datetime.date.today().isoformat()
+    write_json(out, report)
+    write_text(out.with_suffix(".md"), told(report) + "\n")
 
 
 def _parsed() -> argparse.Namespace:
@@ -128,20 +178,21 @@ def _parsed() -> argparse.Namespace:
     add("data", type=Path, help="folder of the benchmarks' files and the tokenizer")
     add("--shape", choices=("tiny", "134m", "7b"), default="134m")
     add("--precision", choices=("fp32", "bf16"), default="fp32")
-    add("--tasks", choices=ITEMS, nargs="+", default=list(ITEMS))
+    add("--tasks", choices=ITEMS, nargs="*", default=list(ITEMS))
+    add("--adapters", action=argparse.BooleanOptionalAction, default=True)
     add("--items", type=int, default=1, help="times as many questions of each task")
     add("--subject", default=SUBJECT, help="of MMLU")
     add("--batch-size", type=int, default=8, help="of hf")
     add("--answer", type=int, default=128, help="tokens of a generated answer")
     add("--threads", type=int, default=2)
-    add("--out", type=Path, help="JSON file; in benchmarks/results by default")
+    add("--out", type=Path, help="JSON file, gone on with; in benchmarks/results by default")
     add("--work", type=Path, help="folder with room for the weights, for the time")
     return parser.parse_args()
 
 
-def entry(task: str, args: argparse.Namespace, folder: Path) -> dict:
+def entry(task: str, args: argparse.Namespace, folder: Path, limit: int) -> dict:
     """A benchmark of a study for one task."""
-    name, path = None, args.data.resolve() / FOLDERS.get(task.split("_")[0], "")
+    path = args.data.resolve() / FOLDERS.get(task.split("_")[0], "")
     if task == "mathqa":
         path = folder / "mathqa"
     if task == "mmlu":
@@ -151,8 +202,7 @@ def entry(task: str, args: argparse.Namespace, folder: Path) -> dict:
             file = path / split / f"{args.subject}_{split}.csv"
             if not file.exists():
                 file.symlink_to(args.data.resolve() / "mmlu" / split / file.name)
-    limit = ITEMS[task] * args.items
-    return {"task": name, "path": str(path), "fewshot": SHOTS.get(task), "limit": limit}
+    return {"task": None, "path": str(path), "fewshot": SHOTS.get(task), "limit": limit}
 
 
 def compared(task: str, job: dict, batch_size: int) -> dict:
@@ -178,6 +228,23 @@ def compared(task: str, job: dict, batch_size: int) -> dict:
     }
 
 
+def adapters(job: dict) -> dict:
+    """Ten adapters of one base together, and one of them alone, each in a fresh process."""
+    _alone("write_adapters", {**job, "adapters": ADAPTERS})
+    one = _alone("evaluate_adapters", {**job, "adapters": 1})
+    ten = _alone("evaluate_adapters", {**job, "adapters": ADAPTERS})
+    load = _alone("load", job)["seconds"]
+    return {
+        "adapters": ADAPTERS,
+        "items": ten["items"],
+        "loads": ten["loads"],
+        "seconds_of_one": one["seconds"],
+        "seconds_of_a_load": load,
+        "seconds_of_all": ten["seconds"],
+        "bound": ADAPTERS * one["seconds"] - (ADAPTERS - 1) * load,
+    }
+
+
 def _alone(function: str, job: dict) -> dict:
     """Calls a function of `text_evaluation_case` in a process that ends with it."""
     context = get_context("forkserver")
@@ -193,11 +260,34 @@ def _call(function: str, job: dict) -> dict:
 
 
 def told(report: dict) -> str:
-    """The report as a table in Markdown."""
-    head = (
-        "| task | items | hf, s | sight, s | times faster | target | hf, MiB | sight, MiB | same |"
-    )
-    lines = [head, "|---|---:|---:|---:|---:|---:|---:|---:|---|", *map(_line, report["tasks"])]
+    """The report in Markdown."""
+    hardware, versions = report["hardware"], report["versions"]
+    where = hardware.get("gpu") or hardware["cpu"]
+    lines = [
+        "# Text evaluation: `sight` against lm-eval's `hf`",
+        "",
+        f"`{report['command']}`, {report['date']}",
+        "",
+        f"- {where}; {hardware['cpus']} cores, {hardware['memory_gib']:.0f} GiB of memory;"
+        f" {report['threads']} threads",
+        "- " + ", ".join(f"{name} {number}" for name, number in versions.items()),
+        f"- Llama's architecture, {report['parameters'] / 1e6:,.0f} M random weights in"
+        f" {report['precision']}; `hf` with batches of {report['batch_size']}, `sight` with as many"
+        " tokens a pass",
+        "",
+        "| task | items | hf, s | sight, s | times faster | target | hf, MiB | sight, MiB | same |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
+        *map(_line, report["tasks"]),
+    ]
+    found = report["adapters"]
+    if found:
+        lines += [
+            "",
+            f"{found['adapters']} adapters of one base, {found['items']} items each:"
+            f" {found['seconds_of_all']:.1f} s with {found['loads']} load of the base. One alone"
+            f" takes {found['seconds_of_one']:.1f} s, {found['seconds_of_a_load']:.2f} s of which"
+            f" are the base's, so that less than {found['bound']:.1f} s are wanted.",
+        ]
     return "\n".join(lines)
 
 

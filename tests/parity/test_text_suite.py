@@ -55,6 +55,13 @@ def subject_of(base):
     }
 
 
+def evaluate_text(spec, out):
+    """Scores one subject."""
+    from sight_beyond_text.evaluation.text import evaluate_texts
+
+    return evaluate_texts([(spec, out)])
+
+
 def spec_of(subject, benchmarks, **changes):
     return {
         "subject": subject,
@@ -103,8 +110,6 @@ def subject(base):
 @pytest.fixture(scope="module")
 def folder(subject, benchmarks, tmp_path_factory):
     """What an evaluation of all benchmarks leaves."""
-    from sight_beyond_text.evaluation.text import evaluate_text
-
     out = tmp_path_factory.mktemp("run") / "text-all"
     evaluate_text(spec_of(subject, benchmarks), out)
     names = {"answers.jsonl", "items.parquet", "record.json", "scores.parquet"}
@@ -344,8 +349,6 @@ def test_every_log_likelihood_and_text_is_that_of_lm_eval(tables, theirs):
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "llama"])
 def test_real_questions_with_every_family(family, benchmarks, tmp_path):
-    from sight_beyond_text.evaluation.text import evaluate_text
-
     base = folder_of(family, tmp_path / "base")
     few = {
         name: {**benchmarks[name], "limit": 3, **more}
@@ -382,8 +385,6 @@ HARD = {
 
 
 def test_the_hard_sets_of_ethics(subject, shared_data, tmp_path):
-    from sight_beyond_text.evaluation.text import evaluate_text
-
     hard = {
         f"{task}_hard": {
             "task": task,
@@ -405,8 +406,6 @@ def test_the_hard_sets_of_ethics(subject, shared_data, tmp_path):
 
 
 def test_the_published_protocol(base, subject, benchmarks, tmp_path):
-    from sight_beyond_text.evaluation.text import evaluate_text
-
     few = {
         name: {**benchmarks[name], "limit": 2}
         for name in ("truthfulqa_mc2", "truthfulqa_gen", "mmlu", "gsm8k", "mathqa")
@@ -500,8 +499,6 @@ def test_other_weights_are_asked_anew(benchmarks, tmp_path):
 
 
 def test_contexts_that_are_too_long_are_cut_and_counted(benchmarks, tmp_path):
-    from sight_beyond_text.evaluation.text import evaluate_text
-
     few = {name: {**benchmarks[name], "limit": 4} for name in ("boolq", "ethics_virtue")}
     few["squadv2"] = {**benchmarks["squadv2"], "limit": 2}
     base = folder_of("llama", tmp_path / "base")
@@ -522,8 +519,6 @@ def test_contexts_that_are_too_long_are_cut_and_counted(benchmarks, tmp_path):
 
 def test_questions_in_a_chat_template(base, benchmarks, tmp_path):
     from transformers import AutoTokenizer
-
-    from sight_beyond_text.evaluation.text import evaluate_text
 
     few = {"ethics_cm": {**benchmarks["ethics_cm"], "limit": 2}}
     spec = spec_of(subject_of(base), few, chat_template=True)
@@ -550,7 +545,6 @@ def test_questions_in_a_chat_template(base, benchmarks, tmp_path):
 def test_a_copy_of_the_hubs_dataset_serves_any_task(subject, benchmarks, tables, tmp_path):
     import datasets
 
-    from sight_beyond_text.evaluation.text import evaluate_text
     from sight_beyond_text.evaluation.text_data import check_text, read_benchmark
 
     # MMLU as its repository on the hub has it, one configuration a subject ...
@@ -600,8 +594,6 @@ def test_a_copy_of_the_hubs_dataset_serves_any_task(subject, benchmarks, tables,
 
 
 def test_a_broken_copy_is_told_in_one_line(subject, tmp_path):
-    from sight_beyond_text.evaluation.text import evaluate_text
-
     (tmp_path / "arc").mkdir()
     (tmp_path / "arc" / "test.parquet").write_bytes(b"PAR1 and no more")
     entry = {"task": None, "path": str(tmp_path / "arc"), "fewshot": None, "limit": None}
@@ -612,8 +604,6 @@ def test_a_broken_copy_is_told_in_one_line(subject, tmp_path):
 
 def test_vllm_is_refused_where_it_is_not_installed(subject, benchmarks, tmp_path):
     from importlib.util import find_spec
-
-    from sight_beyond_text.evaluation.text import evaluate_text
 
     if find_spec("vllm"):
         pytest.skip("vLLM is installed here")
@@ -632,8 +622,6 @@ def test_vllm_is_refused_where_it_is_not_installed(subject, benchmarks, tmp_path
 def test_what_cannot_be_loaded_is_named(name, words, subject, tmp_path, monkeypatch):
     import datasets
 
-    from sight_beyond_text.evaluation.text import evaluate_text
-
     def refuse(*_, **__):
         raise ConnectionError("no network")
 
@@ -645,8 +633,6 @@ def test_what_cannot_be_loaded_is_named(name, words, subject, tmp_path, monkeypa
 
 
 def test_an_empty_suite_gives_empty_tables(subject, tmp_path):
-    from sight_beyond_text.evaluation.text import evaluate_text
-
     evaluate_text(spec_of(subject, {}), tmp_path)
     assert list(pd.read_parquet(tmp_path / "items.parquet")) == list(tidy.ITEMS)
     assert len(pd.read_parquet(tmp_path / "scores.parquet")) == 0

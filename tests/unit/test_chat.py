@@ -16,7 +16,7 @@ from sight_beyond_text import chat, runs
 from sight_beyond_text.chat import Conversation, _certain, converse
 from sight_beyond_text.data.samples import Pixels
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.evaluation.image import generate
+from sight_beyond_text.evaluation.image_answers import ImageAnswers, Seen
 from sight_beyond_text.models.building import load_processor
 from sight_beyond_text.models.checkpoints import load_tuned
 from sight_beyond_text.models.published import import_checkpoint
@@ -79,7 +79,9 @@ def test_an_answer_is_the_evaluations(world, subject):
     question = {"prompt": "What is this?", "image": "3.png"}
     model, tokenizer = load_tuned(subject, subject["tower"])
     pixels = Pixels(world / "images", load_processor(subject["tower"]))
-    (expected,) = generate(model, tokenizer, pixels, [question], "v1", 12, 1, "")
+    seen = Seen(model)
+    answering = ImageAnswers(model, tokenizer, "v1", 1)
+    ((_, expected),) = answering.answers([question], lambda names: seen(pixels, names), 12)
     conversation = Conversation(subject, world / "images" / "3.png", 12)
     said: list[str] = []
     assert conversation.answer("What is this?", said.append) == expected

@@ -180,17 +180,27 @@ def test_bases_in_four_bits(tokenizer, tmp_path):
     assert [v for v, _ in found] == pytest.approx([v for v, _ in expected], abs=1e-4)
 
 
-def test_in_bfloat16_it_is_as_near_as_hf_is_to_itself(tokenizer):
-    model = tiny(initializer_range=0.1, num_hidden_layers=4).to(torch.bfloat16)
-    exact = tiny(initializer_range=0.1, num_hidden_layers=4)
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_in_bfloat16_it_is_as_near_to_hf_as_hf_is_to_itself(family, tokenizer):
+    settings = {"initializer_range": 0.1, "num_hidden_layers": 4}
+    model = tiny(family, **settings).to(torch.bfloat16)
+    exact = tiny(family, **settings)
     exact.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
     requests = choices()
-    truth, _ = models(exact, tokenizer, batch_size=4)
-    truth = np.array([v for v, _ in truth.loglikelihood(requests, True)])
-    theirs, ours = models(model, tokenizer, batch_size=4, softmax_dtype="float32")
-    theirs = np.array([v for v, _ in theirs.loglikelihood(requests, True)])
-    ours = np.array([v for v, _ in ours.loglikelihood(requests)])
-    assert np.abs(ours - truth).mean() < 1.2 * np.abs(theirs - truth).mean()
+
+    def found(lm):
+        return np.array([value for value, _ in lm.loglikelihood(requests, True)])
+
+    # Probabilities in float32 as ours: in bfloat16 they have steps of a sixteenth at -10 nats.
+    given = {"softmax_dtype": "float32"}
+    theirs = [found(models(model, tokenizer, batch_size=b, **given)[0]) for b in (1, 8, 32)]
+    ours = found(models(model, tokenizer)[1])
+    truth = found(models(exact, tokenizer, batch_size=4)[0])
+    apart = [np.abs(theirs[0] - other) for other in theirs[1:]]
+    difference = np.abs(ours - theirs[0])
+    assert difference.max() <= max(each.max() for each in apart)
+    assert difference.mean() <= max(each.mean() for each in apart)
+    assert np.abs(ours - truth).mean() < 1.2 * np.abs(theirs[0] - truth).mean()
 
 
 def small_memory(model, tokens):
@@ -238,6 +248,17 @@ def test_what_is_cut_is_counted(tokenizer):
     assert ours.truncated == {("x" * 150, " A"): 52, ("x" * 99, " A"): 1}
     ours.generate_until(asked("generate_until", [("x" * 120, {"max_gen_toks": 10})]), True)
     assert ours.truncated[("x" * 120,)] == 31
+
+
+def test_what_hf_cuts_is_counted_too(tokenizer):
+    from transformers import BloomConfig, BloomForCausalLM
+
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=259, hidden_size=32, n_layer=2, n_head=2))
+    _, ours = models(bloom.eval(), tokenizer, max_length=100)
+    ours.loglikelihood(asked("loglikelihood", [("x" * 150, " A"), ("x" * 97, " A")]))
+    sampled = {"max_gen_toks": 10, "do_sample": True, "temperature": 0.5}
+    ours.generate_until(asked("generate_until", [("x" * 120, sampled)]), True)
+    assert ours.truncated == {("x" * 150, " A"): 52, ("x" * 120,): 31}
 
 
 def test_choices_longer_than_the_model_are_refused(tokenizer):

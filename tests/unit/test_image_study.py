@@ -8,14 +8,17 @@ import pytest
 import torch
 from PIL import Image
 from tiny_runs import make_world
+from transformers import LlamaForCausalLM
 
 from sight_beyond_text import grid, plan, study
 from sight_beyond_text.analysis.compare import compare
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.evaluation import image_answers
 from sight_beyond_text.evaluation.image import evaluate_image, score
 from sight_beyond_text.evaluation.image_data import check_image, load_questions
-from sight_beyond_text.evaluation.scorers import mme
-from sight_beyond_text.files import write_json
+from sight_beyond_text.evaluation.image_features import make_features
+from sight_beyond_text.evaluation.scorers import captions, mme, vqa
+from sight_beyond_text.files import write_json, write_json_lines
 from sight_beyond_text.models.building import build, load_tokenizer
 from sight_beyond_text.models.checkpoints import save_projector
 
@@ -117,7 +120,27 @@ def world(tmp_path_factory):
     return folder, subject
 
 
-def evaluated(world, tmp_path, image):
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory):
+    """A tiny model of larger weights, whose answers hang on question and image."""
+    folder = make_world(tmp_path_factory.mktemp("loud"))
+    llm = LlamaForCausalLM.from_pretrained(folder / "base")
+    with torch.no_grad():
+        for tensor in llm.parameters():
+            tensor *= 1 if tensor.ndim == 1 else 10
+    llm.save_pretrained(folder / "base")
+    (subject,) = [s for s in grid.subjects(made(POPE, models=folder)) if s["kind"] == "base"]
+    torch.manual_seed(1)
+    tokenizer = load_tokenizer(subject["base"])
+    model = build(subject["base"], subject["tower"], tokenizer, torch.float32)
+    aligned = folder / "aligned" / "checkpoint"
+    aligned.mkdir(parents=True)
+    save_projector(model.state_dict(), aligned)
+    write_json(aligned / grid.COMPLETE, {"recipe": {}, "files": {}})
+    return folder, {**subject, "projector": str(aligned), "precision": "fp32"}
+
+
+def evaluated(world, tmp_path, image, **changes):
     folder, subject = world
     of = made(image)
     spec = {
@@ -126,10 +149,100 @@ def evaluated(world, tmp_path, image):
         "protocol": "current",
         "batch_size": 8,
         "benchmarks": grid.benchmarks(of, "image"),
+        **changes,
     }
     check_image(spec["benchmarks"])
     evaluate_image(spec, tmp_path)
     return [pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("scores", "items")]
+
+
+def cached(world, tmp_path, image, limit_gib=1.0):
+    """A cache of the tower's features, as the workflow makes it."""
+    folder, _ = world
+    of = made(image, models=folder)
+    spec = {**grid.seen_spec(of, "fp32"), "folder": str(tmp_path / "seen"), "limit_gib": limit_gib}
+    return make_features(spec), spec["folder"]
+
+
+def about_the_world(folder, tmp_path, count=24, **more):
+    rows = [
+        {"question_id": n, "image": f"{n % 6}.png", "text": f"Is {n} there?", "label": "yes"}
+        for n in range(count)
+    ]
+    write_json_lines(tmp_path / "q.jsonl", rows)
+    image = {"type": "pope", "images": str(folder / "images"), "max_new_tokens": 12}
+    return {**image, "questions": str(tmp_path / "q.jsonl"), **more}
+
+
+def test_features_are_shared_by_all_that_is_evaluated(world, tmp_path, monkeypatch):
+    folder, _ = world
+    foggy = {"corruptions": {"kinds": ["fog"], "severities": [3]}}
+    image = about_the_world(folder, tmp_path, **foggy)
+    expected = evaluated(world, tmp_path / "alone", image)
+    record, features = cached(world, tmp_path, image)
+    assert record["names"] == [str(folder / "images" / f"{n}.png") for n in range(6)]
+
+    read = []
+    tower_features = image_answers.tower_features
+    monkeypatch.setattr(
+        image_answers,
+        "tower_features",
+        lambda tower, values, layer: (
+            read.append(len(values)) or tower_features(tower, values, layer)
+        ),
+    )
+    for number in range(2):  # two subjects
+        found = evaluated(world, tmp_path / str(number), image, features=features)
+        assert sum(read) == 6 * (number + 1), "the foggy ones alone"
+        for one, other in zip(found, expected, strict=True):
+            pd.testing.assert_frame_equal(one, other)
+
+
+def test_where_there_is_no_room_for_features(world, tmp_path):
+    folder, _ = world
+    image = about_the_world(folder, tmp_path)
+    record, features = cached(world, tmp_path, image, limit_gib=0.0)
+    assert record["names"] == []
+    _, items = evaluated(world, tmp_path, image, features=features)
+    assert len(items) == 24
+
+
+def test_what_features_hang_on():
+    corrupted = {**POPE, "corruptions": {"kinds": ["fog"], "severities": [1]}}
+    key = grid.seen_spec(made(POPE), "fp32")["folder"]
+    assert grid.seen_spec(made(corrupted), "fp32")["folder"] == key
+    assert grid.seen_spec(made(POPE), "bf16")["folder"] != key
+    assert grid.seen_spec(made({**POPE, "questions": "r.json"}), "fp32")["folder"] != key
+    of = made(POPE)
+    folders = {spec["folder"] for spec in grid.features_specs(of)}
+    for spec in grid.evaluation_specs(of):
+        assert spec["features"] in folders
+
+
+@pytest.mark.parametrize("protocol", ["current", "published"])
+def test_batch_size_changes_nothing(loud, tmp_path, protocol):
+    folder, _ = loud
+    image = about_the_world(folder, tmp_path)
+    tables = [
+        evaluated(loud, tmp_path / str(rows), image, protocol=protocol, batch_size=rows)
+        for rows in (1, 16)
+    ]
+    assert tables[0][1]["prediction"].nunique() > 4
+    for one, other in zip(*tables, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    assert set(tables[0][0]["protocol"]) == {protocol}
+
+
+def test_the_published_protocol_draws_answers_in_its_own_template(loud, tmp_path):
+    folder, subject = loud
+    image = about_the_world(folder, tmp_path)
+    greedy = evaluated(loud, tmp_path / "greedy", image)[1]["prediction"]
+    drawn = evaluated(loud, tmp_path / "drawn", image, protocol="published")[1]["prediction"]
+    other = (folder, {**subject, "template": "v0"})
+    in_v0 = evaluated(other, tmp_path / "v0", image)[1]["prediction"]
+    also = evaluated(other, tmp_path / "also", image, protocol="published")[1]["prediction"]
+    assert not greedy.equals(drawn) and not in_v0.equals(drawn)
+    assert drawn.equals(also), "whatever the base's own template"
 
 
 def test_mme_in_a_study(world, tmp_path):
@@ -223,6 +336,30 @@ def test_published_vqa_beside_the_official_one(world, tmp_path):
     scores, items = evaluated(world, tmp_path, image)
     assert set(scores["metric"]) == {"accuracy", "accuracy_other", "accuracy_published"}
     assert set(items["metric"]) == {"accuracy"}
+    row = items.iloc[0]
+    assert (row["item"], row["cluster"], row["reference"]) == ("0", "000000000000.jpg", "cat")
+    assert json.loads(row["details"]) == {
+        "question": "?",
+        "image": "000000000000.jpg",
+        "parsed": vqa.normalise(row["prediction"]),
+        "references": {"cat": 10},
+    }
+
+
+def test_outcomes_of_captions_tell_all_references(world, tmp_path):
+    folder, _ = world
+    write_json(tmp_path / "c.json", {"0.png": ["One, two.", "Three."], "1.png": ["Four."]})
+    image = {"type": "captions", "images": str(folder / "images")}
+    scores, items = evaluated(world, tmp_path, {**image, "annotations": str(tmp_path / "c.json")})
+    assert {"CIDEr", "Bleu_4", "ROUGE_L"} <= set(scores["metric"])
+    row = items.iloc[0]
+    assert (row["item"], row["cluster"], row["reference"]) == ("0.png", "0.png", "One, two.")
+    assert json.loads(row["details"]) == {
+        "question": "Please provide a description of the picture.",
+        "image": "0.png",
+        "parsed": " ".join(captions.tokenise(row["prediction"])),
+        "references": ["One, two.", "Three."],
+    }
 
 
 def asked_about(folder, *names):
@@ -253,8 +390,17 @@ def test_a_truncated_image_and_a_bomb_are_refused_by_name(world, tmp_path, monke
     photo = Image.effect_noise((50, 40), 60)
     photo.save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:600])
-    with pytest.raises(UserError, match=r"cut\.jpg"):
-        evaluated(world, tmp_path, asked_about(tmp_path, "cut.jpg"))
+    names = ["cut.jpg", "good.jpg", "text.jpg"]
+    photo.save(tmp_path / "good.jpg")
+    (tmp_path / "text.jpg").write_text("this is no image")
+    told = r"evaluation\.image\.one: 2 of 3 images can't be read; .*cut\.jpg: not a readable image"
+    with pytest.raises(UserError, match=told):
+        evaluated(world, tmp_path, asked_about(tmp_path, *names))
+    foggy = {"corruptions": {"kinds": ["fog"], "severities": [3]}}
+    with pytest.raises(UserError, match=told):
+        evaluated(world, tmp_path, asked_about(tmp_path, *names) | foggy)
+    with pytest.raises(UserError, match=told):
+        cached(world, tmp_path, asked_about(tmp_path, *names))
     photo.save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     with pytest.raises(UserError, match=r"bomb\.png"):

@@ -11,7 +11,8 @@ pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.api.model import LM  # noqa: E402
 
-from sight_beyond_text.evaluation.remembered import Answers, RememberingLM  # noqa: E402
+from sight_beyond_text.evaluation.answer_file import Answers  # noqa: E402
+from sight_beyond_text.evaluation.remembered import RememberingLM  # noqa: E402
 
 
 class Counting(LM):

@@ -1,8 +1,11 @@
-"""How answers are generated: what a prompt's tokens are, and where an answer ends."""
+"""How answers are generated: a prompt's tokens, the published sampling, where an answer ends."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+
+import torch
 
 from sight_beyond_text.data.samples import encode
 from sight_beyond_text.data.templates import Segment, end_marks, segments
@@ -50,3 +53,39 @@ def cut(text: str, stops: Sequence[str]) -> str:
     for stop in stops:
         text = text.split(stop, 1)[0]
     return text.strip()
+
+
+class Sampling:
+    """Chooses tokens by chance, as Tu et al. (2023) did: temperature 0.2, the 50 likeliest.
+
+    What comes out hangs on the names and the logits alone, not on what else is in a batch.
+
+    Args:
+        names: of the prompts; one that bears the same name is given the same luck.
+        temperature: divides the logits.
+        likeliest: tokens to choose from; more where several are as likely as the last of them.
+    """
+
+    def __init__(self, names: Sequence[str], temperature: float = 0.2, likeliest: int = 50):
+        self.names, self.temperature, self.likeliest = names, temperature, likeliest
+
+    def __call__(
+        self, numbers: Sequence[int], steps: Sequence[int], logits: torch.Tensor
+    ) -> list[int]:
+        """The next token of each prompt.
+
+        Args:
+            numbers: which prompts.
+            steps: how many tokens each has got.
+            logits: (prompts, vocabulary), float32.
+        """
+        least = logits.topk(min(self.likeliest, logits.shape[-1])).values[:, -1:]
+        scaled = (logits.double() / self.temperature).masked_fill(logits < least, -torch.inf)
+        # In the order of the vocabulary: that of equally likely tokens isn't certain.
+        sums = scaled.softmax(-1).cumsum(-1)
+        luck = [
+            random.Random(f"{self.names[number]} {step}").random()
+            for number, step in zip(numbers, steps, strict=True)
+        ]
+        points = torch.tensor(luck, dtype=sums.dtype, device=sums.device)[:, None] * sums[:, -1:]
+        return torch.searchsorted(sums, points, right=True)[:, 0].tolist()

@@ -30,7 +30,7 @@ class CorruptedPixels:
     def __init__(
         self, folder: str | Path, processor, kind: str, severity: int, cache: str | Path | None
     ):
-        self.clean = Pixels(folder, self._prepared)
+        self.clean = Pixels(folder, self._prepared, keep=0)
         self.processor, self.kind, self.severity = processor, kind, severity
         self.cache = None if cache is None else Path(cache)
         self.name = ""

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.evaluation import prefix_tree, shared_generation, tree_attention
+from sight_beyond_text.evaluation.truncation import cut_of_choices, cut_of_prompts
 
 TOKEN_BUDGET = {"cpu": 2048}
 ON_ACCELERATORS = 16384
@@ -126,6 +127,9 @@ class SightLM(HFLM):
                 others.append(number)
         answers: list[str | None] = [None] * len(requests)
         if others:
+            self.truncated |= cut_of_prompts(
+                [requests[n].args for n in others], self._prompt, self.max_length, self.max_gen_toks
+            )
             found = super().generate_until([requests[n] for n in others], disable_tqdm)
             for number, text in zip(others, found, strict=True):
                 answers[number] = text
@@ -162,9 +166,8 @@ class SightLM(HFLM):
         for number, (context, _) in enumerate(asked):
             tokens = self._prompt(context)
             if len(tokens) > room:
-                self.truncated[asked[number][:1]] = len(tokens) - room
-                tokens = tokens[-room:]
-            same[tuple(tokens)].append(number)
+                self.truncated[(context,)] = len(tokens) - room
+            same[tuple(tokens[-room:])].append(number)
         self.counts["requests"] += len(asked)
         self.counts["tokens"] += sum(map(len, same))
         is_done = self._end(stops)
@@ -228,6 +231,8 @@ class SightLM(HFLM):
         return postprocess_generated_text(generation=text, stop=stops, think_end_token=mark)
 
     def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
+        # The last token is only scored, not read.
+        self.truncated |= cut_of_choices(requests, self.max_length + 1)
         if not self.shares:
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         asked: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -243,13 +248,8 @@ class SightLM(HFLM):
                     f"a choice of {len(continuation)} tokens is longer than the model's"
                     f" {self.max_length} positions; leave this benchmark out"
                 )
-            whole = context + continuation
-            cut = len(whole) - self.max_length - 1
-            if cut > 0:
-                # As upstream: from the left.
-                whole = whole[cut:]
-                if arguments is not None:
-                    self.truncated[arguments] = cut
+            # As upstream: cut from the left.
+            whole = (context + continuation)[-(self.max_length + 1) :]
             asked[tuple(whole[:-1])].append(number)
             continuations.append(np.array(continuation))
             self.counts["requests"] += 1

@@ -1,9 +1,11 @@
-"""The image suite: answers by greedy generation, scored as the benchmarks' own evaluators do."""
+"""The image suite: generated answers, scored as the benchmarks' own evaluators do."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -12,43 +14,54 @@ from tqdm import tqdm
 
 from sight_beyond_text.analysis import tidy
 from sight_beyond_text.data.samples import Pixels
-from sight_beyond_text.data.templates import IMAGE
-from sight_beyond_text.evaluation.answers import cut, endings, prompt_ids
-from sight_beyond_text.evaluation.corrupted import CorruptedPixels
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.evaluation.answer_file import Answers, key_of
+from sight_beyond_text.evaluation.answers import Sampling
+from sight_beyond_text.evaluation.image_answers import ImageAnswers, Seen
 from sight_beyond_text.evaluation.image_data import load_all
+from sight_beyond_text.evaluation.image_features import unreadable
 from sight_beyond_text.evaluation.scorers import captions, mme, pope, vqa
-from sight_beyond_text.models.building import image_positions, load_processor, padding_token
+from sight_beyond_text.evaluation.weights import identity_of
+from sight_beyond_text.files import read_json
+from sight_beyond_text.grid import COMPLETE
+from sight_beyond_text.models.building import load_processor
 from sight_beyond_text.models.checkpoints import image_marks_of, load_tuned
+from sight_beyond_text.models.features import Features
+from sight_beyond_text.study import digest
+
+ANSWERS = "answers.jsonl"
+PUBLISHED_TEMPLATE = "v0"
+VERSIONS = ("torch", "transformers", "peft", "bitsandbytes")
 
 
 def evaluate_image(spec: dict, out: str | Path) -> None:
     """Scores one subject on the image benchmarks.
 
+    Under the protocol `published`, every base is asked in the template v0 and answers are drawn;
+    else they are greedy. Answers are kept in answers.jsonl as they come, until the tables are
+    there: an interrupted evaluation goes on where it was.
+
     Args:
         spec: an evaluation spec (`grid.evaluation_spec`).
         out: folder that gets items.parquet, then scores.parquet.
+
+    Raises:
+        UserError: files are missing or broken, images can't be read (all of a benchmark's are
+            counted), or memory is too small.
     """
-    subject = spec["subject"]
+    out = Path(out)
     asked = load_all(spec["benchmarks"])
-    model, tokenizer = load_tuned(subject, subject["tower"])
-    processor = load_processor(subject["tower"])
+    kept = Answers(out / ANSWERS, _identity(spec))
+    try:
+        answers = _answers(spec, asked, kept)
+    finally:
+        kept.close()
     scores, items = [], []
     for name, questions in asked.items():
         benchmark = spec["benchmarks"][name]
-        answers = generate(
-            model,
-            tokenizer,
-            _pixels(benchmark, processor),
-            questions,
-            subject["template"],
-            benchmark["max_new_tokens"],
-            spec["batch_size"],
-            f"{subject['id']} {name}",
-            image_marks_of(subject["projector"]),
-        )
-        values, rows = score(benchmark["type"], questions, answers)
+        values, rows = score(benchmark["type"], questions, answers[name])
         suite = "corrupted" if "corruption" in benchmark else "image"
-        told = {"run": subject["id"], "suite": suite, "benchmark": name}
+        told = {"run": spec["subject"]["id"], "suite": suite, "benchmark": name}
         for metric, value in values.items():
             same = [row["score"] for row in rows if row["metric"] == metric]
             error = pd.Series(same).sem() if len(same) > 1 else float("nan")
@@ -64,65 +77,105 @@ def evaluate_image(spec: dict, out: str | Path) -> None:
                 }
             )
         items += [{**told, **row} for row in rows]
-    out = Path(out)
     tidy.write_parquet(pd.DataFrame(items, columns=tidy.ITEMS), out / "items.parquet")
     tidy.write_parquet(pd.DataFrame(scores, columns=tidy.SCORES), out / "scores.parquet")
+    (out / ANSWERS).unlink()
 
 
-def _pixels(benchmark: dict, processor) -> Pixels:
-    if "corruption" not in benchmark:
-        return Pixels(benchmark["images"], processor)
-    return CorruptedPixels(benchmark["images"], processor, **benchmark["corruption"])
+def _identity(spec: dict) -> str:
+    """What answers hang on besides the questions."""
+    subject = spec["subject"]
+    record = read_json(Path(subject["projector"]) / COMPLETE, "completion record of a training")
+    return digest(
+        {
+            "weights": identity_of(subject),
+            "projector": record["files"],
+            "tower": subject["tower"],
+            "template": subject["template"],
+            "protocol": spec["protocol"],
+            "versions": [version(name) for name in VERSIONS],
+        }
+    )
 
 
-@torch.inference_mode()
-def generate(
-    model,
-    tokenizer,
-    pixels: Pixels,
-    questions: Sequence[dict],
-    template: str,
-    max_new_tokens: int,
-    batch_size: int,
-    title: str,
-    image_marks: Sequence[str] | None = None,
-) -> list[str]:
-    """Greedy answers, in the questions' order, with stop strings stripped.
+def _answers(
+    spec: dict, asked: Mapping[str, Sequence[dict]], kept: Answers
+) -> dict[str, list[str]]:
+    """Answers by benchmark, in the order of its questions; what is missing is generated."""
+    keys = {
+        name: [_key(spec["benchmarks"][name], question) for question in questions]
+        for name, questions in asked.items()
+    }
+    answering = None
+    for name, questions in asked.items():
+        missing = {key: q for key, q in zip(keys[name], questions, strict=True)}
+        missing = {key: q for key, q in missing.items() if key not in kept.known}
+        if missing:
+            answering = answering or _Answering(spec)
+            for key, answer in answering.answers(name, missing):
+                kept.add(key, answer, 0)
+                kept.flush()
+    return {name: [kept.known[key][0] for key in keys[name]] for name in asked}
 
-    Batches are left-padded and of like length, so an answer doesn't depend on its neighbours
-    (beyond rounding).
-    """
-    spare = model.config.image_token_id
-    pad = padding_token(tokenizer, spare)
-    patches = image_positions(model.config.vision_config)
-    stops, ends = endings(template, tokenizer)
-    prompts = []
-    for question in questions:
-        turns = [(f"{IMAGE}\n{question['prompt']}", "")]
-        prompts.append(prompt_ids(turns, template, tokenizer, spare, patches, image_marks))
-    order = sorted(range(len(questions)), key=lambda index: len(prompts[index]))
-    answers = [""] * len(questions)
-    for start in tqdm(range(0, len(order), batch_size), desc=title, mininterval=5):
-        chosen = order[start : start + batch_size]
-        length = max(len(prompts[index]) for index in chosen)
-        ids = torch.tensor([[pad] * (length - len(prompts[i])) + prompts[i] for i in chosen])
-        mask = torch.tensor(
-            [[0] * (length - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen]
-        )
-        images = torch.stack([pixels(questions[index]["image"]) for index in chosen])
-        made = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            pixel_values=images.to(model.device, model.dtype),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=pad,
-            eos_token_id=ends,
-        )
-        for index, tokens in zip(chosen, made[:, length:], strict=True):
-            answers[index] = cut(tokenizer.decode(tokens), stops)
-    return answers
+
+def _key(benchmark: dict, question: dict) -> str:
+    what = [benchmark["images"], benchmark.get("corruption"), benchmark["max_new_tokens"]]
+    return key_of("image", [*what, question["item"], question["image"], question["prompt"]])
+
+
+class _Answering:
+    """A loaded subject that answers the questions of benchmarks."""
+
+    def __init__(self, spec: dict):
+        subject = spec["subject"]
+        self.spec = spec
+        self.published = spec["protocol"] == "published"
+        self.processor = load_processor(subject["tower"])
+        model, tokenizer = load_tuned(subject, subject["tower"])
+        template = PUBLISHED_TEMPLATE if self.published else subject["template"]
+        marks = image_marks_of(subject["projector"])
+        self.model = ImageAnswers(model, tokenizer, template, spec["batch_size"], marks)
+        cached = Features(spec["features"]) if spec.get("features") else None
+        self.seen = Seen(model, cached)
+        self.folders: dict[str, Pixels] = {}
+
+    def answers(self, name: str, asked: Mapping[str, dict]) -> Iterator[tuple[str, str]]:
+        """(key, answer) of questions of a benchmark, as they are made."""
+        benchmark, questions = self.spec["benchmarks"][name], list(asked.values())
+        pixels = self._pixels(benchmark)
+
+        def features(names: Sequence[str]) -> torch.Tensor:
+            try:
+                return self.seen(pixels, names)
+            except UserError as error:
+                images = [question["image"] for question in questions]
+                raise unreadable(name, benchmark["images"], images, error) from None
+
+        choose = {}
+        if self.published:
+            corruption = benchmark.get("corruption") or {}
+            corrupted = [corruption.get("kind"), corruption.get("severity")]
+            names = [[*corrupted, q["item"], q["image"], q["prompt"]] for q in questions]
+            choose = {"choose": Sampling([json.dumps(name) for name in names])}
+        found = self.model.answers(questions, features, benchmark["max_new_tokens"], **choose)
+        keys, title = list(asked), f"{self.spec['subject']['id']} {name}"
+        for number, answer in tqdm(found, desc=title, total=len(keys), mininterval=5):
+            yield keys[number], answer
+
+    def _pixels(self, benchmark: dict) -> Callable[[str], torch.Tensor]:
+        where = json.dumps([benchmark["images"], benchmark.get("corruption")])
+        if where not in self.folders:
+            if "corruption" in benchmark:
+                # Not at the top: SciPy takes most of a second.
+                from sight_beyond_text.evaluation.corrupted import CorruptedPixels
+
+                made = CorruptedPixels(
+                    benchmark["images"], self.processor, **benchmark["corruption"]
+                )
+            else:
+                made = Pixels(benchmark["images"], self.processor, keep=0)
+            self.folders[where] = made
+        return self.folders[where]
 
 
 def score(kind: str, questions: Sequence[dict], answers: Sequence[str]) -> tuple[dict, list[dict]]:
@@ -130,7 +183,9 @@ def score(kind: str, questions: Sequence[dict], answers: Sequence[str]) -> tuple
 
     Returns:
         Metric values, and one item row a question (metric, item, cluster, prediction, reference,
-        score, details).
+        score, details). The details tell question, image, the answer as it was scored (`parsed`),
+        and where there are several references all of them: captions, or VQA's answers with how
+        many gave each.
     """
     if kind == "vqa":
         given = {q["annotation"]["question_id"]: a for q, a in zip(questions, answers, strict=True)}
@@ -154,7 +209,13 @@ def score(kind: str, questions: Sequence[dict], answers: Sequence[str]) -> tuple
     for row in frame.to_dict("records"):
         question = by_item[str(row[key])]
         details = {"question": question["prompt"], "image": question["image"]}
-        if "parsed" in row:
+        if kind == "vqa":
+            votes = Counter(answer["answer"] for answer in question["annotation"]["answers"])
+            details |= {"parsed": vqa.normalise(row["prediction"]), "references": dict(votes)}
+        elif kind == "captions":
+            words = captions.tokenise(row["prediction"])
+            details |= {"parsed": " ".join(words), "references": list(question["annotation"])}
+        else:
             details["parsed"] = row["parsed"]
         rows.append(
             {

@@ -7,32 +7,11 @@ from pathlib import Path
 
 import torch
 
+from sight_beyond_text.evaluation.weights import base_key, has_own_weights
 from sight_beyond_text.models.building import DTYPES, load_language_model
-from sight_beyond_text.models.checkpoints import EMBEDDINGS, device, load_tuned_language_model
+from sight_beyond_text.models.checkpoints import device, load_tuned_language_model
 
 ADAPTED = ("lora", "qlora")
-
-
-def base_key(subject: dict) -> tuple[str, ...]:
-    """What is loaded for a subject; those of the same key share it.
-
-    Args:
-        subject: as in `load_tuned_language_model`.
-    """
-    base, own = subject["base"], _has_own_weights(subject)
-    return (
-        base["model"],
-        base["revision"] or "",
-        subject["precision"],
-        "4 bits" if subject["mode"] == "qlora" else "",
-        str(subject["checkpoint"]) if own else "",
-    )
-
-
-def _has_own_weights(subject: dict) -> bool:
-    """Whether a subject's weights are more than its base's with adapters."""
-    embeddings = Path(subject["checkpoint"] or "") / EMBEDDINGS
-    return subject["mode"] == "full" or (bool(subject["checkpoint"]) and embeddings.is_file())
 
 
 class SharedBase:
@@ -50,20 +29,26 @@ class SharedBase:
         self._key: tuple[str, ...] | None = None
         self._model: torch.nn.Module | None = None
         self._undo: Callable[[], None] | None = None
+        self._originals: dict[torch.nn.Parameter, torch.Tensor] = {}
 
-    def take(self, subject: dict) -> torch.nn.Module:
+    def take(self, subject: dict, again: bool = True) -> torch.nn.Module:
         """A subject's language model in eval mode, on the accelerator if there is one.
 
         What was taken before is no longer what it was.
 
         Args:
             subject: `{base, mode, checkpoint, precision}`.
+            again: whether another subject of the same base may come: its weights are kept for it,
+                in the CPU's memory, where an adapter is merged into them.
         """
-        self._put_back()
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
         if self._key != base_key(subject):
             # The old one goes before the new one comes.
             self._model = self._key = None
-            if _has_own_weights(subject):
+            self._originals = {}
+            if has_own_weights(subject):
                 model, _ = load_tuned_language_model(subject)
             else:
                 four_bit = subject["mode"] == "qlora"
@@ -72,11 +57,12 @@ class SharedBase:
                 model = model.to(device())
             self._model, self._key = model.eval(), base_key(subject)
             self.loads += 1
-        if subject["mode"] in ADAPTED and not _has_own_weights(subject):
-            self._adapt(Path(subject["checkpoint"]) / "adapter", subject["mode"] == "lora")
-        return self._model
+        model = self._model
+        if subject["mode"] in ADAPTED and not has_own_weights(subject):
+            self._adapt(Path(subject["checkpoint"]) / "adapter", subject["mode"] == "lora", again)
+        return model
 
-    def _adapt(self, folder: Path, merged: bool) -> None:
+    def _adapt(self, folder: Path, merged: bool, again: bool) -> None:
         from peft import PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -85,18 +71,19 @@ class SharedBase:
             self._undo = adapted.unload
             return
         layers = [layer for layer in adapted.modules() if isinstance(layer, BaseTunerLayer)]
-        weights = [layer.get_base_layer().weight for layer in layers]
-        originals = [weight.detach().to("cpu", copy=True) for weight in weights]
+        changed = [own for layer in layers for own in layer.get_base_layer().parameters()]
+        if again:
+            for own in changed:
+                if own not in self._originals:
+                    self._originals[own] = own.detach().to("cpu", copy=True)
+        else:
+            # What is merged is nobody's base any more.
+            self._model = self._key = None
         adapted.merge_and_unload()
 
         @torch.no_grad()
         def put_back() -> None:
-            for weight, original in zip(weights, originals, strict=True):
-                weight.copy_(original)
+            for own in changed:
+                own.copy_(self._originals[own])
 
-        self._undo = put_back
-
-    def _put_back(self) -> None:
-        if self._undo is not None:
-            self._undo()
-            self._undo = None
+        self._undo = put_back if again else None

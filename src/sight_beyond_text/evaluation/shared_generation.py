@@ -1,4 +1,4 @@
-"""Greedy generation whose prompts share what they begin with, and free their place when done.
+"""Generation whose prompts share what they begin with, and free their place when done.
 
 All prompts of a group stand side by side in one row, after their common start: a token sees the
 start, its own prompt and what was generated for it. So no key or value is held or read twice.
@@ -19,6 +19,22 @@ from sight_beyond_text.evaluation.tree_attention import SharedStart
 
 REFILL = 4
 """New prompts are let in when this part of the room is free."""
+
+ADMITTED = 1024
+"""New prompts' tokens that are read at once, about: more make a pass no faster, but its mask, which
+is as wide as it is long, larger."""
+
+WHOLE = 4 * ADMITTED
+"""Tokens of prompts that begin alike, at most, that are read at once whatever they share."""
+
+Choose = Callable[[list[int], list[int], torch.Tensor], list[int]]
+"""Chooses the next token of prompts, from their numbers, how many tokens each has got so far, and
+the logits (prompts, vocabulary) in float32."""
+
+
+def likeliest(numbers: list[int], steps: list[int], logits: torch.Tensor) -> list[int]:
+    """The greedy choice."""
+    return logits.argmax(-1).tolist()
 
 
 @dataclass(slots=True)
@@ -58,7 +74,12 @@ class _Layer(CacheLayerMixin):
         end = begin + key_states.shape[-2]
         self.keys[..., begin:end, :] = key_states
         self.values[..., begin:end, :] = value_states
-        return self.keys[..., :end, :], self.values[..., :end, :]
+        if not self.room.apart:
+            return self.keys[..., :end, :], self.values[..., :end, :]
+        if not self.kept:
+            return key_states, value_states
+        start = self.keys[..., : self.kept, :], self.values[..., : self.kept, :]
+        return torch.cat([start[0], key_states], -2), torch.cat([start[1], value_states], -2)
 
     def keep(self, columns: torch.Tensor) -> None:
         """Moves these columns to the front."""
@@ -83,10 +104,12 @@ class _Room(Cache):
     Attributes:
         depth: (columns,) position of each token in its own sequence.
         visible: (rows, columns) what each open prompt sees.
+        apart: whether what is read sees none of the columns that are taken.
     """
 
     def __init__(self, start: SharedStart, rows: int, columns: int, device: torch.device):
         self.columns, self.used, self.length = columns, 0, start.length
+        self.apart = False
         self.depth = torch.zeros(columns, dtype=torch.long, device=device)
         self.visible = torch.zeros(rows, columns, dtype=torch.bool, device=device)
         super().__init__(layers=[_Layer(layer, self) for layer in start.layers])
@@ -97,10 +120,10 @@ class _Room(Cache):
         Args:
             model: its attention decides the form.
             depth: (N,) positions of the tokens that are read.
-            own: (N, used) what of the columns each of them sees.
+            own: (N, used) what of the columns each of them sees; (N, 0) where that is nothing.
             among: (N, N) what they see of each other.
         """
-        positions = torch.cat([self.depth[: self.used], depth])
+        positions = torch.cat([self.depth[: own.shape[1]], depth])
         made = {}
         for layer in self.layers:
             kind = "sliding_attention" if layer.is_sliding else "full_attention"
@@ -136,8 +159,9 @@ def generate(
     budget: int,
     rows: int,
     read: Callable[[int], None],
+    choose: Choose = likeliest,
 ) -> Iterator[tuple[int, list[int]]]:
-    """Continues prompts greedily.
+    """Continues prompts.
 
     Args:
         model: a causal language model in eval mode that `tree_attention.can_share`.
@@ -147,35 +171,40 @@ def generate(
         budget: tokens of a pass, and of keys and values beyond a common start.
         rows: prompts continued at once, at most.
         read: told of the tokens of each pass.
+        choose: says how prompts go on; greedily by default.
 
     Yields:
         (number of the prompt, its continuation), in the order in which they end.
     """
     needed = [len(prompt) - 1 for prompt in prompts]
-    tree = prefix_tree.gather(prefix_tree.grow(prompts, needed), budget, budget, limit)
-    start = SharedStart(tree_attention.windows_of(model))
+    row = min(budget, WHOLE)
+    tree = prefix_tree.gather(prefix_tree.grow(prompts, needed), row, budget, limit)
 
     def walk(group, start):
-        if group.branches:
-            yield from _Session(
-                model, group, start, prompts, needed, limit, is_done, budget, rows, read
-            ).run()
         for longer in group.groups:
             tokens = prompts[longer.sequence][group.length : longer.length]
             read(len(tokens))
             yield from walk(longer, tree_attention.extend(model, start, tokens, budget))
+        if group.branches:
+            session = _Session(
+                model, group, start, prompts, needed, limit, is_done, budget, rows, read, choose
+            )
+            # Its room takes the start over, layer by layer.
+            del start
+            yield from session.run()
 
-    yield from walk(tree, start)
+    yield from walk(tree, SharedStart(tree_attention.windows_of(model)))
 
 
 class _Session:
     """The continuation of all prompts of a group."""
 
     def __init__(
-        self, model, group, start, prompts, needed, limit, is_done, budget, rows, read
+        self, model, group, start, prompts, needed, limit, is_done, budget, rows, read, choose
     ):  # fmt: skip
         self.model, self.group, self.prompts, self.needed = model, group, prompts, needed
         self.limit, self.is_done, self.budget, self.read = limit, is_done, budget, read
+        self.choose = choose
         order = sorted(group.branches, key=lambda branch: (-self._size(branch), branch.sequence))
         self.waiting = deque(order)
         leaves = [branch.leaves for branch in order]
@@ -193,18 +222,16 @@ class _Session:
     def run(self) -> Iterator[tuple[int, list[int]]]:
         """See `generate`."""
         while self.waiting or self.open:
-            while self.waiting and REFILL * len(self.free) >= self.rows:
-                opened = self._admit()
-                if not opened:
-                    break
-                yield from self._close(opened)
+            if REFILL * len(self.free) >= self.rows:
+                while opened := self._admit():
+                    yield from self._close(opened)
             if self.open:
                 yield from self._close(self._step())
 
     def _admit(self) -> list[tuple[_Open, int]]:
         """Reads as many new prompts as there is room for; gives each its first token."""
         taken = self._fitting()
-        if not taken and self.room.used:
+        if not taken and self.waiting and self.room.used:
             self.room.compact([one.row for one in self.open])
             taken = self._fitting()
         if not taken:
@@ -216,20 +243,21 @@ class _Session:
         until = torch.from_numpy(layout.until[0]).to(device)
         among = (column <= column[:, None]) & (column[:, None] < until)
         depth = torch.from_numpy(layout.depth[0]).to(device)
-        nothing = among.new_zeros(width, used)
+        nothing = among.new_zeros(width, 0)
         ids = torch.from_numpy(layout.ids[0]).to(device)
         wanted = torch.from_numpy(layout.wanted).to(device)
         logits = self._pass(ids, depth, nothing, among, wanted)
         ranks = layout.wanted.ravel().cumsum() - 1
-        first = logits.argmax(-1).tolist()
+        last_of = {number: int(path[-1]) for number, path in layout.paths.items()}
+        rows = torch.tensor([int(ranks[last]) for last in last_of.values()], device=device)
+        first = self.choose(list(last_of), [0] * len(last_of), logits[rows])
         opened = []
-        for number, path in layout.paths.items():
-            last = int(path[-1])
+        for (number, last), token in zip(last_of.items(), first, strict=True):
             row = self.free.pop()
             self.room.visible[row] = False
             self.room.visible[row, used : used + width] = among[last]
             one = _Open(number, row, len(self.prompts[number]))
-            opened.append((one, first[ranks[last]]))
+            opened.append((one, token))
         self.open += [one for one, _ in opened]
         return opened
 
@@ -237,13 +265,13 @@ class _Session:
         """Takes the waiting branches that there is room for, with all that they may grow to."""
         promised = sum(self.limit - len(one.tokens) for one in self.open)
         left, free = self.room.columns - self.room.used - promised, len(self.free)
-        taken, tokens = [], 0
+        taken, tokens, most = [], 0, min(self.budget, ADMITTED)
         while self.waiting:
             branch = self.waiting[0]
             size = self._size(branch)
             left, free = left - size - branch.leaves * self.limit, free - branch.leaves
             tokens += size
-            if left < 0 or free < 0 or (taken and tokens > self.budget):
+            if left < 0 or free < 0 or (taken and tokens > most):
                 break
             taken.append(branch)
             self.waiting.popleft()
@@ -261,9 +289,11 @@ class _Session:
         self.room.visible[rows, used : used + len(rows)] = among
         for one in self.open:
             one.depth += 1
-        return list(zip(self.open, logits.argmax(-1).tolist(), strict=True))
+        numbers, steps = zip(*((one.prompt, len(one.tokens)) for one in self.open), strict=True)
+        return list(zip(self.open, self.choose(list(numbers), list(steps), logits), strict=True))
 
     def _pass(self, ids, depth, own, among, wanted) -> torch.Tensor:
+        self.room.apart = not own.shape[1]
         mask = self.room.mask(self.model, depth, own, among)
         logits = self.model(
             input_ids=ids[None],

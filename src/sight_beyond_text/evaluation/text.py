@@ -19,7 +19,8 @@ from lm_eval.evaluator import evaluate
 
 from sight_beyond_text.analysis import tidy
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.evaluation.remembered import Answers, RememberingLM
+from sight_beyond_text.evaluation.answer_file import Answers
+from sight_beyond_text.evaluation.remembered import RememberingLM
 from sight_beyond_text.evaluation.text_tables import tabulate
 from sight_beyond_text.evaluation.text_tasks import (
     FEWSHOT_SEED,
@@ -29,7 +30,7 @@ from sight_beyond_text.evaluation.text_tasks import (
     load_jobs,
 )
 from sight_beyond_text.evaluation.vllm_backend import check_vllm, load_vllm
-from sight_beyond_text.evaluation.weights import identity_of
+from sight_beyond_text.evaluation.weights import base_key, identity_of
 from sight_beyond_text.files import read_json, write_json
 from sight_beyond_text.study import digest
 
@@ -37,11 +38,6 @@ SUITE = "text"
 RECORD = "record.json"
 ANSWERS = "answers.jsonl"
 VERSIONS = ("lm_eval", "torch", "transformers", "peft", "bitsandbytes")
-
-
-def evaluate_text(spec: dict, out: str | Path) -> None:
-    """Scores one subject on the text suite; see `evaluate_texts`."""
-    evaluate_texts([(spec, out)])
 
 
 def evaluate_texts(evaluations: Sequence[tuple[dict, str | Path]]) -> int:
@@ -64,52 +60,61 @@ def evaluate_texts(evaluations: Sequence[tuple[dict, str | Path]]) -> int:
         UserError: local files are broken, a task is unknown or its data can't be loaded, the
             backend isn't there.
     """
+    waiting = []
+    for spec, out in evaluations:
+        if _is_finished(spec, Path(out)):
+            print(f"{out}: finished already")
+        else:
+            waiting.append((spec, Path(out)))
     # Subjects of one base come one after the other.
-    waiting = sorted(evaluations, key=lambda pair: json.dumps(pair[0]["subject"]["base"]))
+    waiting.sort(key=lambda pair: base_key(pair[0]["subject"]))
     if any(spec.get("backend") == "vllm" for spec, _ in waiting):
         check_vllm()
-    models = _Models()
+    models = _Models([spec["subject"] for spec, _ in waiting])
     prepared: dict[str, list[Job]] = {}
     with harness():
         for spec, out in waiting:
-            begun, out = time.perf_counter(), Path(out)
-            model = _identity(spec)
-            if _is_finished(spec, model, out):
-                print(f"{out}: finished already")
-                continue
-            (out / RECORD).unlink(missing_ok=True)
             asked = json.dumps([spec["benchmarks"], spec["protocol"]], sort_keys=True)
             if asked not in prepared:
                 prepared = {asked: load_jobs(spec["benchmarks"], spec["protocol"])}
-            jobs = prepared[asked]
-            others = sorted(out.parent.glob(f"{SUITE}-*/{ANSWERS}")) if jobs else []
-            answers = Answers(out / ANSWERS, model, others)
-            lm = RememberingLM(answers, lambda spec=spec, jobs=jobs: models.load(spec, jobs))
-            try:
-                samples = ask(jobs, lm, bool(spec.get("chat_template"))) if jobs else []
-            finally:
-                answers.close()
-            items, scores = _tables(spec, jobs, samples, lm)
-            tidy.write_parquet(items, out / "items.parquet")
-            tidy.write_parquet(scores, out / "scores.parquet")
-            write_json(
-                out / RECORD,
-                {
-                    "spec": digest(spec),
-                    "model": model,
-                    "subject": spec["subject"]["id"],
-                    "protocol": spec["protocol"],
-                    **_notes(spec),
-                    "shots": {job.task: job.built.get_config("num_fewshot") for job in jobs},
-                    "items": len(items),
-                    "truncated": _truncated(items),
-                    "asked": lm.asked,
-                    **dict(getattr(lm.loaded, "counts", {})),
-                    "seconds": round(time.perf_counter() - begun, 2),
-                    "versions": {name: version(name) for name in VERSIONS},
-                },
-            )
+            _evaluate(spec, out, prepared[asked], models)
+            models.expected.remove(spec["subject"])
+            if len(evaluations) > 1:
+                print(f"{out}: finished", flush=True)
     return models.loads
+
+
+def _evaluate(spec: dict, out: Path, jobs: Sequence[Job], models: _Models) -> None:
+    """Scores one subject; see `evaluate_texts`."""
+    begun, model = time.perf_counter(), _identity(spec)
+    (out / RECORD).unlink(missing_ok=True)
+    others = sorted(out.parent.glob(f"{SUITE}-*/{ANSWERS}")) if jobs else []
+    answers = Answers(out / ANSWERS, model, others)
+    lm = RememberingLM(answers, lambda: models.load(spec, jobs))
+    try:
+        samples = ask(jobs, lm, bool(spec.get("chat_template"))) if jobs else []
+    finally:
+        answers.close()
+    items, scores = _tables(spec, jobs, samples, lm)
+    tidy.write_parquet(items, out / "items.parquet")
+    tidy.write_parquet(scores, out / "scores.parquet")
+    write_json(
+        out / RECORD,
+        {
+            "spec": digest(spec),
+            "model": model,
+            "subject": spec["subject"]["id"],
+            "protocol": spec["protocol"],
+            **_notes(spec),
+            "shots": {job.task: job.built.get_config("num_fewshot") for job in jobs},
+            "items": len(items),
+            "truncated": _truncated(items),
+            "asked": lm.asked,
+            **dict(getattr(lm.loaded, "counts", {})),
+            "seconds": round(time.perf_counter() - begun, 2),
+            "versions": {name: version(name) for name in VERSIONS},
+        },
+    )
 
 
 def ask(jobs: Sequence[Job], lm: LM, chat_template: bool = False) -> list[list[dict]]:
@@ -140,9 +145,14 @@ def ask(jobs: Sequence[Job], lm: LM, chat_template: bool = False) -> list[list[d
 
 
 class _Models:
-    """Makes lm-eval's model of a spec, with one load of a base for all that share it."""
+    """Makes lm-eval's model of a spec, with one load of a base for all that share it.
 
-    def __init__(self):
+    Attributes:
+        expected: the subjects that are still to be evaluated.
+    """
+
+    def __init__(self, expected: list[dict]):
+        self.expected = expected
         self.base = None
         self.vllm = 0
 
@@ -168,8 +178,9 @@ class _Models:
             from sight_beyond_text.models.checkpoints import tokenizer_of
 
             self.base = self.base or SharedBase()
+            sharing = [other for other in self.expected if base_key(other) == base_key(subject)]
             lm = SightLM(
-                pretrained=self.base.take(subject),
+                pretrained=self.base.take(subject, again=len(sharing) > 1),
                 tokenizer=tokenizer_of(subject),
                 batch_size=spec["batch_size"],
                 add_bos_token=bos,
@@ -203,12 +214,12 @@ def _identity(spec: dict) -> str:
     )
 
 
-def _is_finished(spec: dict, model: str, out: Path) -> bool:
+def _is_finished(spec: dict, out: Path) -> bool:
     files = [out / name for name in ("items.parquet", "scores.parquet", RECORD)]
     if not all(file.is_file() for file in files):
         return False
     record = read_json(out / RECORD, "record of an evaluation")
-    return record.get("spec") == digest(spec) and record.get("model") == model
+    return record.get("spec") == digest(spec) and record.get("model") == _identity(spec)
 
 
 def _notes(spec: dict) -> dict:

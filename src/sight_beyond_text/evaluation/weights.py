@@ -31,6 +31,33 @@ def identity_of(subject: dict) -> dict:
     }
 
 
+def base_key(subject: dict) -> tuple[str, ...]:
+    """What is loaded for a subject; those of the same key share it.
+
+    Args:
+        subject: as for `identity_of`.
+    """
+    base = subject["base"]
+    return (
+        base["model"],
+        base["revision"] or "",
+        subject["precision"],
+        "4 bits" if subject["mode"] == "qlora" else "",
+        str(subject["checkpoint"]) if has_own_weights(subject) else "",
+    )
+
+
+def has_own_weights(subject: dict) -> bool:
+    """Whether a subject's weights are more than its base's with adapters."""
+    return subject["mode"] == "full" or has_own_embeddings(subject)
+
+
+def has_own_embeddings(subject: dict) -> bool:
+    """Whether a subject has embeddings for tokens that were added to its base's."""
+    folder = subject["checkpoint"]
+    return bool(folder) and (Path(folder) / "embeddings.safetensors").is_file()
+
+
 def _folder(path: Path) -> list | None:
     if not path.is_dir():
         return None

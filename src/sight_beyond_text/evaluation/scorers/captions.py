@@ -220,5 +220,9 @@ def _clipped_cosine(ours: tuple[dict, float], theirs: tuple[dict, float]) -> flo
     (guess, guess_norm), (truth, truth_norm) = ours, theirs
     if not guess_norm or not truth_norm:
         return 0.0
-    shared = sum(min(guess[ngram], truth[ngram]) * truth[ngram] for ngram in guess.keys() & truth)
+    shared = sum(
+        min(weight, truth[ngram]) * truth[ngram]
+        for ngram, weight in guess.items()
+        if ngram in truth
+    )
     return shared / (guess_norm * truth_norm)
