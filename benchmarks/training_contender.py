@@ -13,6 +13,7 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -203,7 +204,8 @@ def _samples(job: dict, config) -> Conversations:
         images = Features(Path(job["folder"]) / "features")
     else:
         images = RandomPixels(shape["tower"]["image_size"])
-    samples = Conversations([], None, "plain", config.image_token_id, patches, 0, images)
+    no_tokenizer = SimpleNamespace(bos_token=None, eos_token=None)
+    samples = Conversations([], no_tokenizer, "plain", config.image_token_id, patches, 0, images)
     for number, (before, *after) in enumerate(_layouts(job, count)):
         # The last id stands for the image, and the first for nothing.
         ids = (1 + chance.choice(vocabulary - 2, size=before + sum(after), p=shares)).tolist()

@@ -9,6 +9,8 @@ from checkouts import copy
 
 pytestmark = pytest.mark.end_to_end
 
+CORRUPTED = {f"pope-{kind}-{n}" for kind in ("gaussian_noise", "fog") for n in (1, 5)}
+
 
 @pytest.fixture(scope="module")
 def study(repository, shared_data, tmp_path_factory):
@@ -79,14 +81,27 @@ def test_real_questions_are_scored_for_all(study, shared_data):
         "ethics_utilitarianism",
         "pope",
         "captions",
+        "vqa",
+        *CORRUPTED,
     }
     overlaps = json.loads((shared_data / "coco_mini/overlaps_with_benchmarks.json").read_text())
     asked = scores.query("benchmark == 'pope' and metric == 'accuracy'")["n"]
     assert (asked == len(overlaps["pope"]["adversarial"])).all()
+    asked = scores.query("benchmark == 'vqa' and metric == 'accuracy'")["n"]
+    assert (asked == len(overlaps["vqav2_subset"]["test"])).all()
     items = pd.read_parquet(tables / "items.parquet")
     means = items.groupby(["run", "benchmark", "metric"])["score"].mean()
     for row in scores.query("metric in ['acc', 'accuracy']").itertuples():
         assert means[row.run, row.benchmark, row.metric] == pytest.approx(row.value, abs=1e-5)
+
+
+def test_every_run_is_scored_on_corrupted_photos(study):
+    tables = study.folder / "figures" / "data" / "real_sample"
+    scores, runs = pd.read_csv(tables / "scores.csv"), pd.read_csv(tables / "runs.csv")
+    corrupted = scores[scores["suite"] == "corrupted"]
+    assert set(corrupted["benchmark"]) == CORRUPTED
+    assert set(corrupted["run"]) == set(runs.query("kind != 'reference'")["run"])
+    assert set(pd.read_csv(tables / "robustness.csv")["benchmark"]) == {"pope"}
 
 
 def test_figures_are_drawn(study):

@@ -55,8 +55,8 @@ def test_good_data_passes(data: Path) -> None:
 def test_a_missing_image(data: Path) -> None:
     (data / "images" / "2.png").unlink()
     assert refused(data) == [
-        "rows.json: missing images: 1, the first is '2.png': not in images; fetch them or take their"
-        " samples out"
+        "rows.json: missing images: 1, the first is '2.png': not in images; fetch them or take"
+        " their samples out"
     ]
 
 

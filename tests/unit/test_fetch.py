@@ -135,6 +135,18 @@ def test_an_archive_that_escapes_leaves_no_record(files) -> None:
     assert not list(Path().rglob("evil.txt"))
 
 
+@pytest.mark.parametrize("path", ["/", "/..", "/a/%2e%2e", "/a/%2f"])
+def test_addresses_that_name_no_file_are_refused(files, path: str) -> None:
+    with pytest.raises(UserError, match="the address names no file"):
+        bring(resource({"url": files.url(path)}))
+
+
+def test_a_name_in_an_address_stays_in_its_folder(files) -> None:
+    files.content["/%2e%2e%2f%2e%2e%2fa%20b.json"] = b"[]"
+    bring(resource({"url": files.url("/%2e%2e%2f%2e%2e%2fa%20b.json")}))
+    assert found() == {"a b.json": b"[]"}
+
+
 def test_a_cut_and_a_corrupt_download_are_mended_by_the_next_start(files) -> None:
     good = zip_of({"train/1.jpg": BIG})
     sha = f"sha256:{hashlib.sha256(good).hexdigest()}"
@@ -270,6 +282,13 @@ def test_a_corrupt_byte_from_the_hub_is_seen(hub) -> None:
     subprocess.run(["rm", "-r", "cache"], check=True)
     done = sight_fetch(hub, model())
     assert done.returncode == 2 and "config.json has the hash" in done.stderr
+
+
+def test_a_hubs_names_stay_in_the_folder(hub) -> None:
+    hub.repos[ONE] = {"../../evil.json": b"[]"}
+    done = sight_fetch(hub, resource({"repo": "owner/name", "revision": ONE}))
+    assert done.returncode == 2 and "leads out of the folder; refused" in done.stderr
+    assert not list(Path().rglob("evil.json"))
 
 
 def test_archives_on_the_hub_are_unpacked_beside_files(hub) -> None:

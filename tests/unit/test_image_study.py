@@ -1,13 +1,15 @@
 """MME, corruptions and awkward images in a study: from the file to the tables."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import make_world
+from safetensors.torch import load_file
+from tiny_runs import make_world, run_spec
 from transformers import LlamaForCausalLM
 
 from sight_beyond_text import grid, plan, study
@@ -21,6 +23,7 @@ from sight_beyond_text.evaluation.scorers import captions, mme, vqa
 from sight_beyond_text.files import write_json, write_json_lines
 from sight_beyond_text.models.building import build, load_tokenizer
 from sight_beyond_text.models.checkpoints import save_projector
+from sight_beyond_text.training.train import train
 
 TRAINING = {"learning_rate": 1e-2, "batch_size": 4}
 
@@ -243,6 +246,27 @@ def test_the_published_protocol_draws_answers_in_its_own_template(loud, tmp_path
     also = evaluated(other, tmp_path / "also", image, protocol="published")[1]["prediction"]
     assert not greedy.equals(drawn) and not in_v0.equals(drawn)
     assert drawn.equals(also), "whatever the base's own template"
+
+
+def test_a_run_tuned_on_text_sees_through_the_projector_of_its_alignment(loud, tmp_path):
+    folder, subject = loud
+    text = {"source": {"form": "text", "kinds": "all"}, "projector": subject["projector"]}
+    spec = run_spec(folder, "lora", **text, epochs=1, checkpoint=str(tmp_path / "checkpoint"))
+    train(spec, tmp_path / "train.json")
+    tuned, aligned = (
+        load_file(Path(where) / "projector.safetensors")
+        for where in (spec["checkpoint"], subject["projector"])
+    )
+    assert tuned.keys() == aligned.keys()
+    assert all(tuned[name].equal(aligned[name]) for name in tuned)
+
+    run = {**subject, "id": "text", "mode": "lora", "projector": spec["checkpoint"]}
+    run["checkpoint"] = spec["checkpoint"]
+    image = about_the_world(folder, tmp_path)
+    scores, items = evaluated((folder, run), tmp_path / "tuned", image)
+    assert set(scores["run"]) == {"text"} and len(items) == 24
+    before = evaluated(loud, tmp_path / "untuned", image)[1]
+    assert not items["prediction"].equals(before["prediction"]), "the LLM is the tuned one"
 
 
 def test_mme_in_a_study(world, tmp_path):

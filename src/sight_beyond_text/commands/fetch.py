@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,8 @@ def fetch(
     from sight_beyond_text.resources.fetch import parse, told
     from sight_beyond_text.study import read
 
+    # The workflow keeps all its jobs off the hub but this one.
+    os.environ["HF_HUB_OFFLINE"] = "0"
     with session(log):
         wanted = [parse(spec)] if spec is not None else grid.resource_specs(read(study))
         known = [resource["name"] for resource in wanted]

@@ -77,7 +77,7 @@ def _pins(items: list[dict], pins: list[dict]) -> list[dict]:
 def _fetch_item(item: Mapping, pin: Mapping, folder: Path | None) -> dict:
     into = folder / _ARCHIVES if folder is not None and item["unpack"] else folder
     if item["url"] is not None:
-        name = unquote(Path(urlsplit(item["url"]).path).name)
+        name = _file_name(item["url"])
         checksum = item["checksum"] or (f"sha256:{pin['sha256']}" if "sha256" in pin else None)
         made = download(item["url"], into / name, item["size"], checksum)
         made.pop("fetched")
@@ -91,6 +91,18 @@ def _fetch_item(item: Mapping, pin: Mapping, folder: Path | None) -> dict:
         unpacked = [unpack(archive, folder, item["inside"]) for archive in archives]
         made["unpacked"] = {key: sum(one[key] for one in unpacked) for key in ("files", "bytes")}
     return made
+
+
+def _file_name(url: str) -> str:
+    """What a file at an address is called.
+
+    Raises:
+        UserError: the address names none.
+    """
+    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    if name in ("", ".", "..") or "\0" in name:
+        raise UserError(f"{url}: the address names no file")
+    return name
 
 
 def _measured(folder: Path) -> dict:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import write_text
@@ -45,8 +44,6 @@ def fetch_repo(
         UserError: no such repository or revision, no permission, no line, no room, or a file that
             isn't what the hub says (it is then removed).
     """
-    # The hub's library reads this when it is imported, and the caller has a reason to be here.
-    os.environ["HF_HUB_OFFLINE"] = "0"
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoFile
@@ -61,6 +58,9 @@ def fetch_repo(
         chosen = choose(list(listed), files, kind)
         if not chosen:
             raise UserError(f"{where}: no file of the repository is {files}; mend `files`")
+        for name in chosen:
+            if name.startswith("/") or ".." in PurePosixPath(name).parts:
+                raise UserError(f"{where}: {name!r} leads out of the folder; refused")
         made = snapshot_download(
             repo,
             repo_type=kind,
