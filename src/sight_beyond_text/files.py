@@ -14,6 +14,9 @@ from typing import Any
 
 from sight_beyond_text.errors import UserError
 
+COMPLETE = "complete.json"
+"""The record in a checkpoint's folder, written last."""
+
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes `text` atomically: the file is whole or it isn't there."""
@@ -135,6 +138,12 @@ def read_json_lines(path: str | Path, what: str) -> list[dict]:
             raise UserError(f"{path}:{number}: {what}: expected an object, found {line[:40]!r}")
         rows.append(row)
     return rows
+
+
+def digest(recipe: Any) -> str:
+    """8 hex digits of a JSON-able recipe; the order of keys doesn't matter."""
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def sha256(path: str | Path) -> str:

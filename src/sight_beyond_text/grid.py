@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.evaluation.text_data import default_shots
-from sight_beyond_text.files import read_json, sha256
+from sight_beyond_text.files import COMPLETE, digest, read_json, sha256
 from sight_beyond_text.study import (
     FETCHED,
     RECIPE_VERSION,
@@ -26,15 +26,12 @@ from sight_beyond_text.study import (
     Reference,
     Source,
     Study,
-    digest,
 )
 from sight_beyond_text.study_errors import where
 
 RUNS = "results/runs"
 ALIGNMENTS = "results/alignments"
 FEATURES = "resources/features"
-COMPLETE = "complete.json"
-"""The record in a checkpoint's folder, written last."""
 
 
 class Spec(dict):

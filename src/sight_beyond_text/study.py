@@ -6,8 +6,6 @@ A study is one YAML file. `load` validates it as a whole and reports every mista
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sight_beyond_text import presets
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.files import digest
 from sight_beyond_text.hardware import GPUS
 from sight_beyond_text.study_errors import describe
 
@@ -446,7 +445,8 @@ class Evaluation(Model):
 
     protocol: Literal["current", "published"] = Field(
         "current",
-        description="Settings of the text tasks: lm-eval's of today, or those of Tu et al. (2023).",
+        description="lm-eval's text tasks of today and greedy answers about images, or settings"
+        " and sampling of Tu et al. (2023).",
     )
     chat_template: list[Name] = Field(
         default_factory=list,
@@ -667,12 +667,6 @@ class Cell(Model):
     source: str
     tuning: str
     seed: int
-
-
-def digest(recipe: Any) -> str:
-    """8 hex digits of a JSON-able recipe; the order of keys doesn't matter."""
-    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def load(values: Mapping[str, Any], files: list[str | Path] | None = None) -> Study:

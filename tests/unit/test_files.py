@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import (
+    digest,
     read_json,
     read_json_lines,
     sha256,
@@ -143,3 +144,8 @@ def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     # The digest of FIPS 180-2, appendix B.1.
     assert sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_digests_ignore_the_order_of_keys_only() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})

@@ -22,7 +22,7 @@ from sight_beyond_text.evaluation.image_features import make_features
 from sight_beyond_text.evaluation.scorers import captions, mme, vqa
 from sight_beyond_text.files import write_json, write_json_lines
 from sight_beyond_text.models.building import build, load_tokenizer
-from sight_beyond_text.models.checkpoints import save_projector
+from sight_beyond_text.models.checkpoints import hashes, save_projector
 from sight_beyond_text.training.train import train
 
 TRAINING = {"learning_rate": 1e-2, "batch_size": 4}
@@ -111,7 +111,7 @@ def world(tmp_path_factory):
     aligned = folder / "aligned" / "checkpoint"
     aligned.mkdir(parents=True)
     save_projector(model.state_dict(), aligned)
-    write_json(aligned / grid.COMPLETE, {"recipe": {}, "files": {}})
+    write_json(aligned / grid.COMPLETE, {"recipe": {}, "files": hashes(aligned)})
     subject = {**subject, "projector": str(aligned), "precision": "fp32"}
     (folder / "blank").mkdir()
     for number, subtask in enumerate(mme.SUBTASKS):
@@ -139,7 +139,7 @@ def loud(tmp_path_factory):
     aligned = folder / "aligned" / "checkpoint"
     aligned.mkdir(parents=True)
     save_projector(model.state_dict(), aligned)
-    write_json(aligned / grid.COMPLETE, {"recipe": {}, "files": {}})
+    write_json(aligned / grid.COMPLETE, {"recipe": {}, "files": hashes(aligned)})
     return folder, {**subject, "projector": str(aligned), "precision": "fp32"}
 
 

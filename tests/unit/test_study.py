@@ -346,11 +346,6 @@ def test_micro_paths_lie_in_the_world_that_the_settings_make(values: dict) -> No
     assert study.load(values).world != one.world
 
 
-def test_digests_ignore_the_order_of_keys_only() -> None:
-    assert study.digest({"a": 1, "b": [1, 2]}) == study.digest({"b": [1, 2], "a": 1})
-    assert study.digest({"a": [1, 2]}) != study.digest({"a": [2, 1]})
-
-
 # The schema
 
 

@@ -22,12 +22,10 @@ from sight_beyond_text.evaluation.image_data import load_all
 from sight_beyond_text.evaluation.image_features import unreadable
 from sight_beyond_text.evaluation.scorers import captions, mme, pope, vqa
 from sight_beyond_text.evaluation.weights import identity_of
-from sight_beyond_text.files import read_json
-from sight_beyond_text.grid import COMPLETE
+from sight_beyond_text.files import COMPLETE, digest, read_json
 from sight_beyond_text.models.building import load_processor
 from sight_beyond_text.models.checkpoints import image_marks_of, load_tuned
 from sight_beyond_text.models.features import Features
-from sight_beyond_text.study import digest
 
 ANSWERS = "answers.jsonl"
 PUBLISHED_TEMPLATE = "v0"

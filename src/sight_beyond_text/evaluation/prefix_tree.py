@@ -159,8 +159,8 @@ def _gather(group: Group, nodes: list[Node], row: int, budget: int, after: int) 
             group.branches.append(node)
             continue
         shared = min(node.end, node.free)
-        # What comes after it takes at least so many rows.
-        saved = (shared - length) * size // row
+        # What comes after it takes so many rows, and is divided into so many branches, at least.
+        saved = (shared - length) * max(size / row, len(node.children) - 1)
         if shared - length >= SHORTEST_START and saved >= LEAST_SAVED:
             rest = node.children
             if shared < node.end:

@@ -31,8 +31,7 @@ from sight_beyond_text.evaluation.text_tasks import (
 )
 from sight_beyond_text.evaluation.vllm_backend import check_vllm, load_vllm
 from sight_beyond_text.evaluation.weights import base_key, identity_of
-from sight_beyond_text.files import read_json, write_json
-from sight_beyond_text.study import digest
+from sight_beyond_text.files import digest, read_json, write_json
 
 SUITE = "text"
 RECORD = "record.json"

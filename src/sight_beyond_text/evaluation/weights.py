@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sight_beyond_text.files import read_json
-from sight_beyond_text.grid import COMPLETE
+from sight_beyond_text.files import COMPLETE, read_json
 
 
 def identity_of(subject: dict) -> dict:

@@ -15,8 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.files import read_json, sha256
-from sight_beyond_text.grid import COMPLETE
+from sight_beyond_text.files import COMPLETE, read_json, sha256
 from sight_beyond_text.models.building import DTYPES, build, load_language_model, load_tokenizer
 
 EMBEDDINGS = "embeddings.safetensors"

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.files import read_json, sha256, staged_folder, write_json
-from sight_beyond_text.grid import COMPLETE, identity
+from sight_beyond_text.files import COMPLETE, read_json, sha256, staged_folder, write_json
+from sight_beyond_text.grid import identity
 from sight_beyond_text.models.building import load_tokenizer, load_tower
 from sight_beyond_text.models.checkpoints import EMBEDDINGS, hashes
 from sight_beyond_text.study import Tower

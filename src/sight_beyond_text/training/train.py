@@ -15,7 +15,7 @@ from transformers import TrainingArguments, set_seed
 from sight_beyond_text.data.prepare import load_rows
 from sight_beyond_text.data.samples import Collator, Conversations, Pixels, keep_learned
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.files import write_json
+from sight_beyond_text.files import COMPLETE, write_json
 from sight_beyond_text.models.building import (
     DTYPES,
     add_adapters,
@@ -28,7 +28,6 @@ from sight_beyond_text.models.building import (
     patches_of,
 )
 from sight_beyond_text.models.checkpoints import (
-    COMPLETE,
     completed,
     hashes,
     load_projector,
