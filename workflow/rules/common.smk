@@ -74,7 +74,7 @@ def made(path):
     if world is not None and path.startswith(f"{world}/"):
         return f"{world}/world.json"
     if path.startswith(f"{grid.FETCHED}/"):
-        return "/".join(path.split("/")[:3]) + ".json"
+        return f"{Path(*Path(path).parts[:3])}.json"
     if path.startswith("resources/"):
         return path
     if path in HUB:
