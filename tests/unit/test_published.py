@@ -594,9 +594,13 @@ def test_a_reference_that_does_not_fit_the_study(world, base, imported, tmp_path
 def test_an_imported_reference_is_evaluated_for_real(world, imported, tmp_path, monkeypatch):
     from sight_beyond_text.analysis import tidy
     from sight_beyond_text.evaluation.image import evaluate_image
+    from sight_beyond_text.evaluation.image_features import make_features
 
-    spec = reference_specs(study_with(world, checkpoint=str(imported)))["image"]
+    study = study_with(world, checkpoint=str(imported))
+    spec = reference_specs(study)["image"]
     verify(spec["subject"]["checkpoint"])
+    monkeypatch.chdir(tmp_path)
+    make_features(grid.seen_spec(study, spec["subject"]["precision"]))
     evaluate_image(json.loads(str(spec)), tmp_path / "scores")
     scores = tidy.read_table(tmp_path / "scores", "scores", "scores.parquet")
     assert set(scores["run"]) == {spec["subject"]["id"]}

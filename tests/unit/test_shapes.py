@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     CLIPConfig,
     CLIPVisionConfig,
@@ -156,12 +157,14 @@ def test_published_bases_and_towers_are_as_large_as_they_are_said_to_be():
     }
     assert {name: model_shape(KNOWN[name]).total for name in sizes} == sizes
     for name, config in KNOWN.items():
-        kind = CLIPVisionConfig if "clip" in name else LlamaConfig
-        model = CLIPVisionModel if "clip" in name else AutoModelForCausalLM.from_config
-        with torch.device("meta"):
-            made = model(kind(**config))
-        shape = tower_shape(config) if "clip" in name else model_shape(config)
-        assert shape.total == parameters(made), name
+        made = AutoConfig.for_model(**config)
+        if "clip" in name:
+            with torch.device("meta"):
+                model = CLIPVisionModel(made)
+            shape = tower_shape(config)
+        else:
+            model, shape = on_meta(made), model_shape(config)
+        assert shape.total == parameters(model), name
 
 
 def test_what_learns_is_what_the_mode_says():
