@@ -105,3 +105,12 @@ def test_a_row_without_captions_layout(coco):
     path.write_text(json.dumps(content))
     lines = error_lines(failed(coco, local_study(coco), "train_all"))
     assert len(lines) == 1 and "captions_train.json" in lines[0]
+
+
+def test_a_study_that_refuses_leaks_is_checked_once_its_instructions_are_made(fresh):
+    study = fresh.study("refusing", data__leakage="refuse")
+    target = "results/studies/tiny/inputs.ok"
+    assert fresh.planned(target, "--configfile", study).keys() == {
+        "micro_world", "make_instructions", "check_inputs",
+    }  # fmt: skip
+    fresh.snakemake(target, "--cores", "2", "--configfile", study)

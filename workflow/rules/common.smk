@@ -130,12 +130,12 @@ def benchmark_inputs(suite):
     return [made(path) for path in sorted(paths)]
 
 
-def fetched_inputs():
-    """What the check of given instructions waits for: those that are fetched, and their images."""
+def checked_inputs():
+    """What the check of given instructions waits for: all that is fetched or made of it."""
     spec = grid.check_spec(STUDY)
     paths = [*spec["instructions"], *(own["path"] for own in spec.get("sources", []))]
     paths += [spec["images"], *spec.get("learned_from", {})]
-    return sorted({made(path) for path in paths if path.startswith(f"{grid.FETCHED}/")})
+    return sorted({made(path) for path in paths if path.startswith("resources/")})
 
 
 def evaluation_tables():

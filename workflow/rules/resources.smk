@@ -102,7 +102,7 @@ rule check_inputs:
     input:
         benchmark_inputs("text"),
         benchmark_inputs("image"),
-        fetched_inputs(),
+        checked_inputs(),
     output:
         touch(CHECKED),
     log:
