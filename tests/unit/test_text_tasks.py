@@ -27,6 +27,103 @@ def test_the_57_subjects_of_mmlu_make_four_groups(tmp_path):
     assert groups == {"stem": 19, "humanities": 13, "social_sciences": 12, "other": 13}
 
 
+def subjects_of_mmlu():
+    return sorted(path.stem.removeprefix("mmlu_") for path in mmlu_configurations().glob("mmlu_*"))
+
+
+@pytest.fixture(scope="module")
+def mirrors(tmp_path_factory):
+    """Copies of the hub's MMLU and TruthfulQA, as `save_to_disk` writes them, a row or a few."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("mirrors")
+    row = {"question": "Q", "choices": list("abcd"), "answer": 0}
+    rows = {split: datasets.Dataset.from_list([row] * n) for split, n in (("dev", 5), ("test", 1))}
+    for name in subjects_of_mmlu():
+        datasets.DatasetDict(rows).save_to_disk(folder / "mmlu" / name)
+    targets = {"choices": ["a", "b"], "labels": [1, 0]}
+    row = {"question": "Q", "mc1_targets": targets, "mc2_targets": targets}
+    choices = {"validation": datasets.Dataset.from_list([row])}
+    datasets.DatasetDict(choices).save_to_disk(folder / "truthfulqa" / "multiple_choice")
+    answers = {
+        "type": "T",
+        "category": "C",
+        "question": "Q",
+        "best_answer": "a",
+        "correct_answers": ["a"],
+        "incorrect_answers": ["b"],
+        "source": "",
+    }
+    texts = {"validation": datasets.Dataset.from_list([answers])}
+    datasets.DatasetDict(texts).save_to_disk(folder / "truthfulqa" / "generation")
+    return folder
+
+
+def jobs_of(benchmarks, protocol):
+    from sight_beyond_text.evaluation.text_tasks import harness, load_jobs
+
+    default = {"task": None, "path": None, "fewshot": None, "limit": None}
+    with harness():
+        return load_jobs({name: default | entry for name, entry in benchmarks.items()}, protocol)
+
+
+@pytest.mark.parametrize("protocol", ["current", "published"])
+def test_a_copy_of_the_hubs_mmlu_has_57_subjects_under_either_protocol(protocol, mirrors):
+    jobs = jobs_of({"mmlu": {"path": str(mirrors / "mmlu")}}, protocol)
+    groups = Counter(job.group for job in jobs)
+    assert groups == {"stem": 19, "humanities": 13, "social_sciences": 12, "other": 13}
+    assert sorted(job.prefix for job in jobs) == subjects_of_mmlu()
+    kind = {"current": "multiple_choice", "published": "generate_until"}[protocol]
+    assert {(job.built.OUTPUT_TYPE, job.built.get_config("num_fewshot")) for job in jobs} == {
+        (kind, 5)
+    }
+
+
+def test_tasks_have_the_settings_of_their_protocol_whatever_group_names_them(mirrors):
+    named = {name: {"path": str(mirrors / "mmlu")} for name in ("mmlu_anatomy", "mmlu_stem")}
+    named["truthfulqa"] = {"path": str(mirrors / "truthfulqa")}
+    jobs = jobs_of(named, "published")
+    assert Counter(job.benchmark for job in jobs) == {
+        "mmlu_anatomy": 1,
+        "mmlu_stem": 19,
+        "truthfulqa": 3,
+    }
+    for job in jobs:
+        if job.benchmark != "truthfulqa":
+            settings = job.built.get_config("generation_kwargs")
+            assert settings["max_gen_toks"] == 2 and job.built.get_config("num_fewshot") == 5
+        elif job.task == "truthfulqa_gen":
+            assert job.built.get_config("generation_kwargs")["until"] == ["."]
+        else:
+            assert job.built.OUTPUT_TYPE == "multiple_choice"
+
+
+def test_shots_of_tasks_that_have_their_examples_built_in_are_refused(mirrors):
+    from sight_beyond_text.evaluation.text_data import check_text
+
+    entry = {"path": str(mirrors / "truthfulqa"), "fewshot": 3}
+    words = r"evaluation\.text\.mine\.fewshot: truthfulqa_mc1 has its examples built in; remove"
+    with pytest.raises(UserError, match=words):
+        jobs_of({"mine": {"task": "truthfulqa_mc1", **entry}}, "current")
+    with pytest.raises(UserError, match=words):
+        check_text({"mine": {"task": "truthfulqa_mc1", "path": None, "fewshot": 3}})
+    assert jobs_of({"truthfulqa_mc1": {**entry, "fewshot": 0}}, "current")
+
+
+def test_code_that_a_model_writes_is_not_run(monkeypatch):
+    from sight_beyond_text.evaluation import text_tasks
+    from sight_beyond_text.evaluation.text_data import check_text
+
+    # Reading the names of all tasks takes seconds.
+    monkeypatch.setitem(text_tasks.FOLDERS, "humaneval", "humaneval")
+
+    words = "evaluation.text.humaneval: 'humaneval' runs code that models write"
+    with pytest.raises(UserError, match=words):
+        jobs_of({"humaneval": {}}, "current")
+    with pytest.raises(UserError, match=words):
+        check_text({"humaneval": {"path": None}})
+
+
 def subject(folder, mode, **changes):
     return {
         "id": "run",

@@ -11,6 +11,7 @@ import difflib
 import io
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,13 @@ def check_text(benchmarks: Mapping[str, Mapping[str, Any]]) -> None:
             broken row (the file and the line, or the study's key, are named); an unknown task.
     """
     lines = []
-    known: list[str] = []
+    known: dict[str, Mapping[str, Any]] = {}
     for name, entry in benchmarks.items():
         try:
             task = entry.get("task") or name
             if not entry.get("path") or task not in READERS:
                 known = known or _tasks_of_lm_eval()
-                _check_task(name, task, known)
+                _check_task(name, task, entry.get("fewshot"), known)
             if entry.get("path"):
                 _check_files(name, entry)
         except UserError as error:
@@ -74,18 +75,41 @@ def _check_files(name: str, entry: Mapping[str, Any]) -> None:
         )
 
 
-def _tasks_of_lm_eval() -> list[str]:
-    """All names of tasks, groups and tags; reading their index takes seconds."""
+@cache
+def _tasks_of_lm_eval() -> dict[str, Mapping[str, Any]]:
+    """Settings by name of all tasks, groups and tags; reading their index takes seconds."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager().all_tasks
+    return {name: entry.cfg or {} for name, entry in TaskManager().task_index.items()}
 
 
-def _check_task(name: str, task: str, known: list[str]) -> None:
+def _check_task(
+    name: str, task: str, shots: int | None, known: Mapping[str, Mapping[str, Any]]
+) -> None:
     if task not in known:
         near = difflib.get_close_matches(task, known, 1)
         guess = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"evaluation.text.{name}: lm-eval has no task {task!r}{guess}")
+    if known[task].get("unsafe_code"):
+        raise UserError(runs_code(name, task))
+    if shots and known[task].get("num_fewshot") == 0:
+        raise UserError(built_in(name, task))
+
+
+def runs_code(name: str, task: str) -> str:
+    """What is told of a benchmark that runs what a model wrote."""
+    return (
+        f"evaluation.text.{name}: {task!r} runs code that models write, which is not done here;"
+        " leave it out, or see `sight lm-eval run --confirm_run_unsafe_code`"
+    )
+
+
+def built_in(name: str, task: str) -> str:
+    """What is told where a study gives shots to a task that has its own."""
+    return (
+        f"evaluation.text.{name}.fewshot: {task} has its examples built in; remove fewshot or set"
+        " it to 0"
+    )
 
 
 def read_benchmark(name: str, entry: Mapping[str, Any]) -> dict[str, Splits]:
@@ -110,9 +134,7 @@ def read_benchmark(name: str, entry: Mapping[str, Any]) -> dict[str, Splits]:
     if shots is None:
         shots = default_shots(task) or 0
     if task.startswith("truthfulqa") and shots:
-        raise UserError(
-            f"{key}.fewshot: {task} has its examples built in; remove fewshot or set it to 0"
-        )
+        raise UserError(built_in(name, task))
     return READERS[task](Path(entry["path"]), f"{key}.path", shots)
 
 
@@ -133,6 +155,11 @@ def is_mirror(path: Path) -> bool:
 def mmlu_configurations() -> Path:
     """Folder of lm-eval's MMLU tasks, found without importing lm-eval."""
     return Path(find_spec("lm_eval").origin).parent / "tasks" / "mmlu" / "default"
+
+
+def is_subject(task: str) -> bool:
+    """Whether a task is one of MMLU's subjects."""
+    return task.startswith("mmlu_") and (mmlu_configurations() / f"{task}.yaml").is_file()
 
 
 def _find(path: Path, key: str, *names: str) -> Path:

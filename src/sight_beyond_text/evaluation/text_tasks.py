@@ -28,10 +28,13 @@ from sight_beyond_text.evaluation.text_data import (
     LETTERS,
     READERS,
     Splits,
+    built_in,
     default_shots,
     is_mirror,
+    is_subject,
     mmlu_configurations,
     read_benchmark,
+    runs_code,
 )
 
 FEWSHOT_SEED = 1234
@@ -140,22 +143,21 @@ def load_jobs(benchmarks: Mapping[str, Mapping[str, Any]], protocol: str) -> lis
     jobs = []
     managers: dict[str, TaskManager] = {}
     for name, entry in benchmarks.items():
-        task, shots = entry.get("task") or name, _shots(name, entry, protocol)
+        task, shots = entry.get("task") or name, entry.get("fewshot")
         manager = _manager(task, managers)
         if task not in manager.task_index:
             near = difflib.get_close_matches(task, manager.all_tasks, 1)
             guess = f"did you mean {near[0]!r}?" if near else "see its list of tasks"
             raise UserError(f"evaluation.text.{name}.task: lm-eval has no task {task!r}; {guess}")
-        settings = PROTOCOLS[protocol].settings.get(task, {})
         if name in local:
             built = {}
             for part, splits in local[name].items():
                 with _data(lambda *_, splits=splits: _from_rows(splits)):
-                    built |= _build(manager, part, settings)
+                    built |= _build(manager, name, part, protocol)
         else:
-            built = _fetch(manager, name, entry, settings)
+            built = _fetch(manager, name, entry, protocol)
         for part, made in built.items():
-            _set_shots(made, shots)
+            _set_shots(name, part, made, shots, protocol)
             total, limit = len(made.eval_docs), entry.get("limit")
             jobs.append(
                 Job(
@@ -210,27 +212,39 @@ def _group(manager: TaskManager, task: str) -> str:
     return tag.removeprefix("mmlu_").removesuffix("_tasks")
 
 
-def _build(manager: TaskManager, task: str, settings: Mapping[str, Any]) -> dict:
-    if not settings:
+def _build(manager: TaskManager, name: str, task: str, protocol: str) -> dict:
+    """A task, or all of a group or tag, each with the protocol's settings."""
+    factory = manager._factory
+    real = factory._build_task
+
+    def build(entry, overrides):
+        if entry.cfg and entry.cfg.get("unsafe_code"):
+            raise UserError(runs_code(name, entry.name))
+        settings = PROTOCOLS[protocol].settings.get(_family(entry.name), {})
+        # What changes a whole group also gives all of its tasks the group's name.
+        return real(entry, {**(overrides or {}), **settings, "task": entry.name})
+
+    with _replaced(factory, "_build_task", build):
         return manager.load(task)["tasks"]
-    # A task's settings can be changed only as a member of a group.
-    return manager.load({"group": "changed", "task": [{"task": task, **settings}]})["tasks"]
+
+
+def _family(task: str) -> str:
+    """What a task is called in protocols: "mmlu" for each of its subjects."""
+    return "mmlu" if is_subject(task) else task
 
 
 def _from_rows(splits: Splits) -> dict[str, datasets.Dataset]:
     return {split: datasets.Dataset.from_list(rows) for split, rows in splits.items()}
 
 
-def _fetch(
-    manager: TaskManager, name: str, entry: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict:
+def _fetch(manager: TaskManager, name: str, entry: Mapping[str, Any], protocol: str) -> dict:
     """A task, or all of a group, on a local copy of the hub's data or on the hub."""
     task, path = entry.get("task") or name, entry.get("path")
     try:
         if path is None:
-            return _build(manager, task, settings)
+            return _build(manager, name, task, protocol)
         with _data(partial(_from_mirror, Path(path))):
-            return _build(manager, task, settings)
+            return _build(manager, name, task, protocol)
     except UserError:
         raise
     except Exception as error:  # What a hub client raises has no common base.
@@ -284,9 +298,15 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, old)
 
 
-def _set_shots(made, shots: int | None) -> None:
+def _set_shots(name: str, task: str, made, shots: int | None, protocol: str) -> None:
     # lm-eval marks tasks whose examples are built in with 0 shots, and never changes those.
-    if shots is not None and made.get_config("num_fewshot") != 0:
+    if made.get_config("num_fewshot") == 0:
+        if shots:
+            raise UserError(built_in(name, task))
+        return
+    if shots is None:
+        shots = default_shots(_family(task), protocol)
+    if shots is not None:
         made.set_config(key="num_fewshot", value=shots)
     elif made.get_config("num_fewshot") is None:
         made.set_config(key="num_fewshot", value=0)
