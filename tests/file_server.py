@@ -18,6 +18,8 @@ class Files:
         statuses: by path, statuses to refuse with, one request after another.
         tags: whether answers have an ETag; ranges: whether parts are served.
         asked: (method, path, Range) of all requests.
+        moved: by path, the address that it is redirected to.
+        logins: (path, Authorization) of all requests.
     """
 
     content: dict[str, bytes] = field(default_factory=dict)
@@ -26,6 +28,8 @@ class Files:
     tags: bool = True
     ranges: bool = True
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    moved: dict[str, str] = field(default_factory=dict)
+    logins: list[tuple[str, str | None]] = field(default_factory=list)
     address: str = ""
 
     def url(self, path: str) -> str:
@@ -54,8 +58,11 @@ class Handler(BaseHTTPRequestHandler):
         """Gives a file, or a part of it."""
         path = self.path.partition("?")[0]
         self.files.asked.append((self.command, path, self.headers.get("Range")))
+        self.files.logins.append((path, self.headers.get("Authorization")))
         if waiting := self.files.statuses.get(path):
             self.answer(waiting.pop(0), b"")
+        elif path in self.files.moved:
+            self.answer(302, b"", {"Location": self.files.moved[path]})
         elif path not in self.files.content:
             self.answer(404, b"no such file")
         else:

@@ -132,6 +132,23 @@ def test_servers_that_refuse(files, tmp_path: Path) -> None:
     assert len(files.sent("/a.bin")) == 4
 
 
+@pytest.mark.parametrize("code", [401, 403])
+def test_what_wants_a_login_is_told(files, tmp_path: Path, code: int) -> None:
+    files.statuses["/a.bin"] = [code]
+    with pytest.raises(UserError, match=f"the server says {code} .*; log in with an account"):
+        get(files, tmp_path / "a.bin")
+
+
+def test_a_login_goes_to_no_other_server(files, tmp_path: Path) -> None:
+    with serving() as other:
+        other.files.content["/b.bin"] = CONTENT
+        files.moved = {"/old": files.url("/here"), "/here": other.files.url("/b.bin")}
+        login = {"Authorization": "Bearer secret"}
+        download(files.url("/old"), tmp_path / "a.bin", checksum=SHA, headers=login)
+        assert files.logins == [("/old", "Bearer secret"), ("/here", "Bearer secret")]
+        assert other.files.logins == [("/b.bin", None)]
+
+
 def test_no_server_at_all(tmp_path: Path) -> None:
     with serving() as server:
         url = server.files.url("/a.bin")
@@ -139,19 +156,6 @@ def test_no_server_at_all(tmp_path: Path) -> None:
         download(url, tmp_path / "a.bin", attempts=2, wait=0)
     with pytest.raises(UserError, match="not an http or https address"):
         download("file:///etc/passwd", tmp_path / "a.bin")
-
-
-@pytest.fixture
-def small(tmp_path: Path):
-    """A file system of 2 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if mount is None or os.geteuid() != 0 or subprocess.run(command).returncode:
-        pytest.skip("a small file system can be made by root alone, where mounting is allowed")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_is_foreseen(files, small: Path) -> None:

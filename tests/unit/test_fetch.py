@@ -194,14 +194,13 @@ def hub(here: Path):
         yield server
 
 
-def sight_fetch(server, made: dict) -> subprocess.CompletedProcess:
+def fetching(made: dict) -> list[str]:
     named = {**made, "record": f"resources/fetched/{made['name'].replace('/', '--')}-x.json"}
-    return subprocess.run(
-        [sys.executable, "-m", "sight_beyond_text.cli", "fetch", "--spec", json.dumps(named)],
-        env=server.environment,
-        capture_output=True,
-        text=True,
-    )
+    return [sys.executable, "-m", "sight_beyond_text.cli", "fetch", "--spec", json.dumps(named)]
+
+
+def sight_fetch(server, made: dict) -> subprocess.CompletedProcess:
+    return subprocess.run(fetching(made), env=server.environment, capture_output=True, text=True)
 
 
 def offline(server, code: str) -> str:
@@ -258,15 +257,60 @@ def test_a_pinned_commit_that_is_gone_is_told(hub) -> None:
     assert not Path("resources/fetched/owner--name-x.json").exists()
 
 
-def test_a_cut_line_is_taken_up_by_the_hubs_library(hub) -> None:
+WEIGHTS_OF_ONE = f"/owner/name/resolve/{ONE}/model.safetensors"
+
+
+@pytest.mark.parametrize("made", [model(), resource(MODEL)], ids=["model", "data"])
+def test_a_fetch_from_the_hub_that_is_killed_is_taken_up_where_it_was(hub, made: dict) -> None:
     hub.files.cuts["model.safetensors"] = [20_000]
-    done = sight_fetch(hub, model())
-    if done.returncode:  # a library that gives up goes on at the next start
-        assert "Traceback" not in done.stderr
-        assert not Path("resources/fetched/owner--name-x.json").exists()
-        done = sight_fetch(hub, model())
+    with subprocess.Popen(fetching(made), env=hub.environment, stderr=subprocess.PIPE) as process:
+        # It waits before it asks again; the kill comes meanwhile.
+        assert b"going on from 20,000 bytes" in process.stderr.readline()
+        process.kill()
+    assert not Path(f"resources/fetched/{made['name'].replace('/', '--')}-x.json").exists()
+    hub.files.asked.clear()
+    done = sight_fetch(hub, made)
     assert done.returncode == 0, done.stderr
-    assert Path(offline(hub, CACHED).strip()).read_bytes() == BIG
+    assert [part for part in hub.files.sent(WEIGHTS_OF_ONE) if part] == ["bytes=20000-"]
+    if made["folder"] is None:
+        assert Path(offline(hub, CACHED).strip()).read_bytes() == BIG
+    else:
+        assert found()["model.safetensors"] == BIG
+    assert not list(Path().rglob("*.part*"))
+
+
+def test_a_disk_too_small_for_a_repository_is_foreseen(hub, small: Path) -> None:
+    hub.repos[ONE]["model.safetensors"] = os.urandom(2_500_000)
+    hub.environment["HF_HOME"] = str(small / "cache")
+    done = sight_fetch(hub, model())
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "owner/name needs 2,500,023 more bytes, 2,0" in done.stderr
+    assert not hub.files.sent(WEIGHTS_OF_ONE) and not list(small.rglob("*.safetensors"))
+    # What came of it already needs no room any more.
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
+    assert sight_fetch(hub, model()).returncode == 0
+    Path("resources/fetched/owner--name-x.json").unlink()
+    assert sight_fetch(hub, model()).returncode == 0
+
+
+def test_a_disk_that_fills_while_the_hub_gives_keeps_what_came(hub, small: Path) -> None:
+    """Others may write meanwhile."""
+    hub.repos[ONE] = {"rows.json": os.urandom(1_500_000)}
+    made = {**resource({"repo": "owner/name"}), "folder": str(small / "data")}
+    others = "import shutil; shutil.disk_usage = lambda _: shutil._ntuple_diskusage(0, 0, 10**12)"
+    Path("sitecustomize.py").write_text(others)
+    (small / "others").write_bytes(bytes(1_000_000))
+    own = os.environ.get("PYTHONPATH", "")
+    environment = {**hub.environment, "PYTHONPATH": f"{Path.cwd()}:{own}"}
+    done = subprocess.run(fetching(made), env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"{small / 'data'}: the disk is full; " in done.stderr
+    assert not Path("resources/fetched/data-x.json").exists()
+    (small / "others").unlink()
+    hub.files.asked.clear()
+    assert sight_fetch(hub, made).returncode == 0
+    assert (small / "data" / "rows.json").read_bytes() == hub.repos[ONE]["rows.json"]
+    assert hub.files.sent(f"/datasets/owner/name/resolve/{ONE}/rows.json")[0] is not None
 
 
 def test_a_corrupt_byte_from_the_hub_is_seen(hub) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import struct
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -29,7 +30,7 @@ def zipped(path: Path, files: dict[str, bytes], modes: dict[str, int] | None = N
 
 
 def tarred(path: Path, files: dict[str, bytes], kinds: dict[str, bytes] | None = None) -> Path:
-    mode = {".gz": "w:gz", ".xz": "w:xz"}.get(path.suffix, "w")
+    mode = {".gz": "w:gz", ".xz": "w:xz", ".bz2": "w:bz2"}.get(path.suffix, "w")
     with tarfile.open(path, mode) as archive:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
@@ -173,6 +174,51 @@ def test_no_room_is_foreseen(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 3002))
     with pytest.raises(UserError, match=r"a.zip needs 3,003 bytes, 3,002 are free; make room"):
         unpack(archive, tmp_path / "out")
+
+
+THREE = {f"{number}.bin": os.urandom(500_000) for number in range(3)}
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+def test_what_is_there_already_needs_no_room(tmp_path: Path, small: Path, make) -> None:
+    archive = make(tmp_path / "three", THREE)
+    unpack(archive, small)
+    (small / "1.bin").unlink()
+    unpack(archive, small)
+    assert contents(small) == THREE
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+def test_a_disk_that_fills_meanwhile_keeps_whole_files_alone(
+    tmp_path: Path, small: Path, make, monkeypatch
+) -> None:
+    archive = make(tmp_path / "six", THREE | {f"more/{n}": c for n, c in THREE.items()})
+    with pytest.raises(UserError, match="needs 3,000,000 bytes, 2,097,152 are free"):
+        unpack(archive, small)
+    assert contents(small) == {}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 10**12))
+    with pytest.raises(UserError) as error:
+        unpack(archive, small)
+    assert str(error.value).startswith(f"{small}: the disk is full; what was unpacked of six")
+    kept = contents(small)
+    assert len(kept) == 4 and all(kept[name] == THREE[Path(name).name] for name in kept)
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True)
+    unpack(archive, small)
+    assert len(contents(small)) == 6
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".bz2"])
+@pytest.mark.parametrize("place", [-6, 0.5])
+def test_a_damaged_compressed_tar_is_told(tmp_path: Path, suffix: str, place: float) -> None:
+    archive = tarred(tmp_path / f"a.tar{suffix}", THREE)
+    content = bytearray(archive.read_bytes())
+    content[place if place < 0 else int(place * len(content))] ^= 255
+    archive.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        unpack(archive, tmp_path / "out")
+    told = str(error.value)
+    assert told.startswith(f"{archive}: ") and told.endswith("remove it and fetch it again")
+    assert not any(path.name.endswith(".part") for path in tmp_path.rglob("*"))
 
 
 def test_encrypted_files_are_refused(tmp_path: Path) -> None:

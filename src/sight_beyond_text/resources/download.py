@@ -11,8 +11,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from sight_beyond_text import __version__
 from sight_beyond_text.errors import UserError
@@ -30,6 +32,7 @@ def download(
     attempts: int = 6,
     wait: float = 2.0,
     timeout: float = 60.0,
+    headers: Mapping[str, str] | None = None,
 ) -> dict:
     """Fetches a file, unless it is there already and as it should be.
 
@@ -44,6 +47,7 @@ def download(
         attempts: how often to try after the line was cut, in a row without any progress.
         wait: seconds before the second attempt; twice as long before each further one.
         timeout: seconds without a byte after which the line is taken for cut.
+        headers: what else to ask with; `Authorization` goes to no other server than the first.
 
     Returns:
         `{url, bytes, sha256, fetched}`; `fetched` is false where the file was there.
@@ -63,7 +67,7 @@ def download(
     failures, last = 0, -1
     while True:
         try:
-            _go_on(url, part, size, timeout)
+            _go_on(url, part, size, timeout, headers or {})
             break
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             _refuse_hopeless(error, url, part)
@@ -100,20 +104,31 @@ def _remove(part: Path) -> None:
     _state_of(part).unlink(missing_ok=True)
 
 
-def _go_on(url: str, part: Path, size: int | None, timeout: float) -> None:
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        made = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if made is not None and urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
+            made.remove_header("Authorization")
+        return made
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
+
+
+def _go_on(
+    url: str, part: Path, size: int | None, timeout: float, further: Mapping[str, str]
+) -> None:
     """One request for what is still missing; returns when the file is as long as it should be."""
     have, known = 0, None
     if part.is_file() and _state_of(part).is_file():
         state = read_json(_state_of(part), "state of a download")
         if state.get("url") == url and state.get("same"):
             have, known = part.stat().st_size, state
-    headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
+    headers = {**further, "User-Agent": _AGENT, "Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": known["same"]}
     try:
-        answer = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=timeout
-        )
+        answer = _OPENER.open(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
             raise
@@ -178,20 +193,12 @@ def _validator(answer: http.client.HTTPResponse) -> str | None:
 
 def _refuse_hopeless(error: Exception, url: str, part: Path) -> None:
     """Raises what no further attempt can mend."""
-    if (
-        isinstance(error, urllib.error.HTTPError)
-        and error.code < 500
-        and error.code
-        not in (
-            408,
-            416,
-            429,
-        )
-    ):
-        raise UserError(
-            f"{url}: the server says {error.code} {error.reason}; check the address, or give a"
-            " local path"
-        ) from None
+    refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+    if refused and error.code not in (408, 416, 429):
+        remedy = "check the address, or give a local path"
+        if error.code in (401, 403):
+            remedy = "log in with an account that may have it (the hub: `hf auth login`)"
+        raise UserError(f"{url}: the server says {error.code} {error.reason}; {remedy}") from None
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         have = part.stat().st_size if part.is_file() else 0
         raise UserError(

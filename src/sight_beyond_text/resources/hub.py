@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import write_text
-from sight_beyond_text.resources.download import digest
+from sight_beyond_text.resources.download import digest, download
+
+_AT_ONCE = 4
+"""Files that come at the same time; one connection seldom fills a line."""
 
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "tokenizer*")
 """What of a model's repository is read besides its weights."""
@@ -28,6 +33,9 @@ def fetch_repo(
 ) -> dict:
     """Fetches files of one commit of a repository, or finds that they are there.
 
+    The hub's own library throws away what came of a file when the line is cut for good, or the
+    process ends; so the files come by `download`, which goes on from there.
+
     Args:
         repo: "owner/name".
         kind: "model" or "dataset".
@@ -45,7 +53,9 @@ def fetch_repo(
             isn't what the hub says (it is then removed).
     """
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.hf_api import RepoFile
     from huggingface_hub.utils import httpx
 
@@ -61,13 +71,20 @@ def fetch_repo(
         for name in chosen:
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
                 raise UserError(f"{where}: {name!r} leads out of the folder; refused")
-        made = snapshot_download(
-            repo,
-            repo_type=kind,
-            revision=commit,
-            allow_patterns=[_literally(name) for name in chosen],
-            local_dir=folder,
-        )
+        wanted = {name: listed[name] for name in chosen}
+        if folder is not None:
+            made = folder
+            _bring(repo, kind, commit, {Path(folder) / n: file for n, file in wanted.items()})
+        else:
+            # The cache keeps contents by their hashes; the library then links the names to them.
+            blobs = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / "blobs"
+            _bring(repo, kind, commit, {blobs / _hash_of(file): file for file in wanted.values()})
+            made = snapshot_download(
+                repo,
+                repo_type=kind,
+                revision=commit,
+                allow_patterns=[_literally(name) for name in chosen],
+            )
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -85,6 +102,40 @@ def fetch_repo(
         "revision": commit,
         "files": {name: listed[name].size for name in chosen},
     }
+
+
+def _bring(repo: str, kind: str, commit: str, files: Mapping[Path, object]) -> None:
+    """Downloads what isn't there yet; `files` says where each of the hub's goes.
+
+    Raises:
+        UserError: there isn't room for all of them, or one couldn't be fetched.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    missing = {path: file for path, file in files.items() if not path.exists()}
+    if not missing:
+        return
+    folder = next(iter(missing)).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [path.with_name(f"{path.name}.part") for path in missing]
+    came = sum(part.stat().st_size for part in parts if part.is_file())
+    needed = sum(file.size for file in missing.values()) - came
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder}: {repo} needs {needed:,} more bytes, {free:,} are free; make room and type"
+            " the same again"
+        )
+    known = {k: v for k, v in build_hf_headers().items() if k.lower() == "authorization"}
+
+    def bring(path: Path, file) -> None:
+        url = hf_hub_url(repo, file.path, repo_type=kind, revision=commit)
+        download(url, path, file.size, headers=known)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for done in [pool.submit(bring, path, file) for path, file in missing.items()]:
+            done.result()
 
 
 def choose(names: Sequence[str], files: Sequence[str] | None, kind: str) -> list[str]:
@@ -123,12 +174,11 @@ def _check(path: Path, listed, where: str) -> None:
         raise UserError(f"{where}: {listed.path} didn't come; type the same again")
     if path.stat().st_size != wanted:
         wrong = f"has {path.stat().st_size:,} bytes, the hub says {wanted:,}"
-    elif listed.lfs is not None:
-        got = digest(path, "sha256")
-        if got != listed.lfs.sha256:
-            wrong = f"has the sha256 {got}, the hub says {listed.lfs.sha256}"
-    elif (got := _blob(path)) != listed.blob_id:
-        wrong = f"has the hash {got}, the hub says {listed.blob_id}"
+    else:
+        got = _blob(path) if listed.lfs is None else digest(path, "sha256")
+        if got != _hash_of(listed):
+            kind = "hash" if listed.lfs is None else "sha256"
+            wrong = f"has the {kind} {got}, the hub says {_hash_of(listed)}"
     if wrong is not None:
         # In the hub's cache the name is a link to the content.
         path.resolve().unlink(missing_ok=True)
@@ -136,6 +186,10 @@ def _check(path: Path, listed, where: str) -> None:
         raise UserError(
             f"{where}: {listed.path} {wrong}; it was removed: type the same again to fetch it anew"
         )
+
+
+def _hash_of(listed) -> str:
+    return listed.blob_id if listed.lfs is None else listed.lfs.sha256
 
 
 def _blob(path: Path) -> str:

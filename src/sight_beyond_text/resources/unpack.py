@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
+import lzma
 import os
 import shutil
 import stat
@@ -23,7 +26,17 @@ SMALL = 2**30
 MOST = 5_000_000
 """Files that an archive may hold."""
 
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
+_CHUNK = 1 << 20
+
+_BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    EOFError,
+    NotImplementedError,
+)
 
 
 class Entry(NamedTuple):
@@ -57,7 +70,7 @@ def unpack(archive: str | Path, folder: str | Path, inside: str | None = None) -
         with _opened(archive) as opened:
             entries = _checked(archive, opened.entries())
             chosen = _chosen(archive, entries, inside)
-            _make_sure_of_room(archive, folder, sum(entry.size for entry in chosen.values()))
+            _make_sure_of_room(archive, folder, chosen.values(), inside)
             for stream, entry in opened.contents():
                 if entry.name in chosen:
                     _write(stream, entry, folder / chosen_name(entry.name, inside))
@@ -65,9 +78,19 @@ def unpack(archive: str | Path, folder: str | Path, inside: str | None = None) -
         told = f"{archive}: a broken archive ({error}); remove it and fetch it again"
         raise UserError(told) from None
     except OSError as error:
-        where = error.filename or folder
-        raise UserError(f"{where}: {error.strerror}; mend that and type the same again") from None
+        raise UserError(_told(error, archive, folder)) from None
     return {"files": len(chosen), "bytes": sum(entry.size for entry in chosen.values())}
+
+
+def _told(error: OSError, archive: Path, folder: Path) -> str:
+    if error.errno is None:  # so says bzip2 of broken data
+        return f"{archive}: a broken archive ({error}); remove it and fetch it again"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{folder}: the disk is full; what was unpacked of {archive.name} is kept: make room"
+            " and type the same again"
+        )
+    return f"{error.filename or folder}: {error.strerror}; mend that and type the same again"
 
 
 class _Zip:
@@ -108,6 +131,16 @@ class _Tar:
                     raise UserError(f"{self.path}: {member.name!r} is a link or a device; refused")
                 if member.isreg():
                     yield Entry(member.name, member.size, None)
+            self._read_to_the_end(file.fileobj)
+
+    def _read_to_the_end(self, stream: IO[bytes]) -> None:
+        """Compression keeps its checksum behind what a tar reads of it."""
+        for _ in range(SMALL // _CHUNK):
+            if not stream.read(_CHUNK):
+                return
+        raise UserError(
+            f"{self.path}: goes on for more than {SMALL:,} bytes after its end; refused"
+        )
 
     def contents(self) -> Iterator[tuple[IO[bytes], Entry]]:
         with tarfile.open(self.path) as file:
@@ -173,8 +206,16 @@ def chosen_name(name: str, inside: str | None) -> str | None:
     return str(path.relative_to(within)) if path.is_relative_to(within) else None
 
 
-def _make_sure_of_room(archive: Path, folder: Path, needed: int) -> None:
+def _make_sure_of_room(
+    archive: Path, folder: Path, entries: Iterable[Entry], inside: str | None
+) -> None:
+    """Sees that there is room for what isn't there yet."""
     folder.mkdir(parents=True, exist_ok=True)
+    needed = sum(
+        entry.size
+        for entry in entries
+        if not _has_size(folder / chosen_name(entry.name, inside), entry.size)
+    )
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
@@ -183,15 +224,18 @@ def _make_sure_of_room(archive: Path, folder: Path, needed: int) -> None:
         )
 
 
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
 def _write(stream: IO[bytes], entry: Entry, path: Path) -> None:
-    if entry.crc is not None and path.is_file() and path.stat().st_size == entry.size:
-        if _crc(path) == entry.crc:
-            return
+    if entry.crc is not None and _has_size(path, entry.size) and _crc(path) == entry.crc:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     try:
         with partial.open("wb") as out:
-            shutil.copyfileobj(stream, out, 1 << 20)
+            shutil.copyfileobj(stream, out, _CHUNK)
         if partial.stat().st_size != entry.size:
             raise EOFError(f"{entry.name} ends too early")
         os.replace(partial, path)
@@ -203,6 +247,6 @@ def _write(stream: IO[bytes], entry: Entry, path: Path) -> None:
 def _crc(path: Path) -> int:
     value = 0
     with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
+        while chunk := stream.read(_CHUNK):
             value = zlib.crc32(chunk, value)
     return value
