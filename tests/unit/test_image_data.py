@@ -365,6 +365,24 @@ def test_captions_of_karpathys_splits(tmp_path, more, ids):
         read_captions(path, "tst")
 
 
+def test_captions_in_either_years_naming(tmp_path):
+    """Karpathy's split of COCO names the photos of 2014; in val2017 they bear shorter names."""
+    names = [f"COCO_val2014_{n:012d}.jpg" for n in (172648, 516916, 580294, 581482)]
+    images = [
+        {"filename": name, "cocoid": n, "split": "test", "sentences": [{"raw": f"a photo {n}"}]}
+        for n, name in enumerate(names)
+    ]
+    path = write(tmp_path / "dataset_coco.json", {"images": images})
+    touch(tmp_path, "000000172648.jpg", "COCO_val2014_000000516916.jpg", "000000580294.jpg")
+    asked = benchmark("captions", tmp_path, annotations=path, split="test", only_present=True)
+    rows = load_questions("captions", asked)
+    assert [(row["item"], row["image"]) for row in rows] == [
+        ("0", "000000172648.jpg"),
+        ("1", "COCO_val2014_000000516916.jpg"),
+        ("2", "000000580294.jpg"),
+    ]
+
+
 def test_captions_by_image(tmp_path):
     path = write(tmp_path / "references.json", {"a.jpg": ["x", "y"], "b.jpg": ["z"]})
     assert read_captions(path) == [

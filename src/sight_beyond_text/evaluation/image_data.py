@@ -140,8 +140,9 @@ def _mme(name: str, benchmark: Mapping) -> Iterable[tuple]:
 
 def _captions(name: str, benchmark: Mapping) -> Iterable[tuple]:
     path = _needs(name, benchmark, "annotations")
+    names = _image_names(benchmark["images"])
     for row in references.read_captions(path, benchmark.get("split")):
-        yield row["id"], row["image"], "", row["captions"]
+        yield row["id"], _renamed(row["image"], names), "", row["captions"]
 
 
 def _image_names(folder: str) -> dict[int, str]:
