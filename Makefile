@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing PyTorch into $(VENV) (a large download the first time)"
 	@$(INSTALL) $(TORCH_ARGS) torch==2.13.0 'setuptools>=77'
 	@echo "Installing everything else"
-	@$(INSTALL) --no-build-isolation -e '.[dev,slurm]'
+	@$(INSTALL) --no-build-isolation -e '.[dev,slurm,captions]'
 	@touch $@
 
 study: setup ## run the default study: training, evaluation, figures (CORES=, ARGS=)

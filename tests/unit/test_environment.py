@@ -91,7 +91,8 @@ def test_conda_environments_use_the_oldest_supported_python(repository, project,
 
 def test_conda_environments_hold_every_dependency_but_the_workflow_engine(repository, project):
     listed = {name for layer in LAYERS for name in pins(pip_lines(repository, layer))}
-    needed = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    lines = [*project["dependencies"], *project["optional-dependencies"]["captions"]]
+    needed = {canonicalize_name(Requirement(line).name) for line in lines}
     assert listed == needed - {"snakemake"}
 
 

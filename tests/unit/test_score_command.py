@@ -2,12 +2,21 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from sight_beyond_text.cli import app
 from sight_beyond_text.evaluation.scorers import mme
+
+
+@pytest.fixture(autouse=True)
+def no_java(tmp_path_factory, monkeypatch):
+    """METEOR takes half a minute, whatever it is asked."""
+    monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("bin")))
 
 
 def write(path, value):
@@ -415,13 +424,69 @@ def test_caption_against_each_kind_of_references(tmp_path):
     assert "no prediction for 1 of 1 image_ids (9)" in told
 
 
-def test_metrics_in_java_are_left_out_with_a_notice(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    references = write(tmp_path / "r.json", {"1": ["a cat"]})
-    predictions = write(tmp_path / "p.json", [{"image_id": 1, "caption": "a cat"}])
-    result = run("caption", "--predictions", predictions, "--references", references, "--json")
+def captions_of_two(folder):
+    references = write(folder / "r.json", {"1": ["a cat"], "2": ["a dog"]})
+    rows = [{"image_id": n, "caption": text} for n, text in ((1, "a cat"), (2, "a cow"))]
+    return "--predictions", write(folder / "p.json", rows), "--references", references
+
+
+def test_metrics_in_java_are_left_out_with_a_notice(tmp_path):
+    result = run("caption", *captions_of_two(tmp_path), "--json")
     assert json.loads(result.stdout).keys().isdisjoint({"METEOR", "SPICE"})
     assert result.stderr.startswith("METEOR, SPICE: left out, there is no java on the PATH")
+
+
+def with_java(folder, script):
+    """`sight score caption` as a process of its own, in whose PATH `java` is a script."""
+    for name in ("meteor/meteor-1.5.jar", "spice/spice-1.0.jar"):
+        write(folder / "packages" / "pycocoevalcap" / name, "")
+    write(folder / "packages/pycocoevalcap/spice/lib/stanford-corenlp-3.6.0-models.jar", "")
+    java = write(folder / "bin" / "java", f"#!/bin/sh\n{script}\n")
+    java.chmod(0o755)
+    given = captions_of_two(folder)
+    path = [str(folder / "packages"), *filter(None, sys.path)]
+    return subprocess.run(
+        [sys.executable, "-m", "sight_beyond_text.cli", "score", "caption", *given, "--json"],
+        env={**os.environ, "PATH": str(folder / "bin"), "PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+
+
+def test_java_that_fails_is_a_notice_each(tmp_path):
+    done = with_java(tmp_path, "echo 'no room   for the heap' >&2; exit 1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout).keys().isdisjoint({"METEOR", "SPICE"})
+    assert done.stderr.splitlines() == [
+        f"{name}: left out, its program failed (no room for the heap); does `java {room} -version`"
+        " run here?"
+        for name, room in (("METEOR", "-Xmx2G"), ("SPICE", "-Xmx8G"))
+    ]
+
+
+AS_THE_PROGRAMS = """
+case "$*" in
+*meteor*)
+  while read -r word rest; do
+    case "$word" in
+      SCORE) echo "1.0 2.0" ;;
+      EVAL) [ "$rest" = "||| 1.0 2.0 ||| 1.0 2.0" ] && printf '0.5\\n0.25\\n0.375\\n' ;;
+    esac
+  done ;;
+*)
+  echo "Parsing reference captions"
+  while [ "$1" != -out ]; do shift; done
+  echo '[{"scores": {"All": {"f": 0.5}}}, {"scores": {"All": {"f": 0.25}}}]' > "$2" ;;
+esac
+"""
+
+
+def test_what_javas_programs_print_stays_out_of_the_json(tmp_path):
+    done = with_java(tmp_path, AS_THE_PROGRAMS)
+    assert done.stderr == ""
+    made = json.loads(done.stdout)
+    assert (made["METEOR"], made["SPICE"]) == (0.375, 0.375)
 
 
 def test_caption_refuses(tmp_path):
