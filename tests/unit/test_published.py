@@ -488,6 +488,39 @@ def test_marks_without_their_tokenizer_are_refused(world, base, tmp_path):
         import_checkpoint(str(source), tmp_path / "out", base)
 
 
+@pytest.mark.parametrize(
+    ("names", "config"),
+    [
+        (["<im_patch>", "<im_start>", "<im_end>"], {}),
+        (["<im_patch>", "<im_start>", "<im_end>"], {"mm_use_im_patch_token": True}),
+        (["<im_start>", "<im_end>"], {"mm_use_im_patch_token": False}),
+        (["[PAD]", "<im_patch>", "<im_start>", "<im_end>"], {"mm_use_im_patch_token": True}),
+        (["[PAD]", "<im_start>", "<im_end>"], {"mm_use_im_patch_token": False}),
+    ],
+    ids=["older", "patch", "no patch", "pad", "pad, no patch"],
+)
+def test_released_adapters_and_projectors_have_no_tokenizer(world, base, tmp_path, names, config):
+    """As MM-*-lora and MM-*-projector are: the rows of their embeddings tell which tokens."""
+    source = tmp_path / "published"
+    source.mkdir()
+    rows = {"model.embed_tokens.weight": torch.randn(320 + len(names), 64)}
+    torch.save({**linear("model."), **rows}, source / "mm_projector.bin")
+    write_json(
+        source / "config.json", {"model_type": "llava", "mm_use_im_start_end": True, **config}
+    )
+    record = import_checkpoint(str(source), tmp_path / "out", base, str(world / "tower"))
+    assert record["image_marks"] == ["<im_start>", "<im_end>"]
+    assert f"the tokens that LLaVA adds: {', '.join(names)}." in record["imported"]["notes"][0]
+    _, tokenizer = load_tuned_language_model(subject(tmp_path / "out"))
+    assert tokenizer.convert_tokens_to_ids(names) == [320 + n for n in range(len(names))]
+    assert (
+        tokenizer("a<im_start>b", add_special_tokens=False)["input_ids"].count(
+            tokenizer.convert_tokens_to_ids("<im_start>")
+        )
+        == 1
+    )
+
+
 # A reference of a study
 
 

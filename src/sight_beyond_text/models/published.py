@@ -35,6 +35,9 @@ _PROJECTORS = ("mm_projector.safetensors", "mm_projector.bin")
 _PREFIX = "base_model.model."
 _TYPES = ("llava", "llava_llama", "llama")
 _MARKS = ["<im_start>", "<im_end>"]
+_PATCH = "<im_patch>"
+_PAD = "[PAD]"
+"""Added first where the template is v0 and the base has no such token."""
 _LINEAR = {"weight": "linear.weight", "bias": "linear.bias"}
 _TWO_LAYERS = {
     "0.weight": "linear_1.weight",
@@ -457,7 +460,10 @@ def _save_tokenizer(
     marks: list[str] | None,
     shapes: dict[str, torch.Size],
 ) -> None:
-    """Writes the folder's own tokenizer where tokens were added to the base's.
+    """Writes a tokenizer where tokens were added to the base's: the folder's, or one made alike.
+
+    LLaVA saves none beside a projector or an adapter, but always adds the same tokens in the same
+    order, so that the rows of the embeddings tell which.
 
     Raises:
         UserError: the image stood between tokens that the folder doesn't tell.
@@ -474,9 +480,13 @@ def _save_tokenizer(
     added = bool(marks) or max(rows, default=vocabulary) > vocabulary
     has_own = (folder / "tokenizer_config.json").is_file()
     tokenizer = None
-    if added and has_own:
-        tokenizer = load_tokenizer({"model": str(folder), "revision": None})
-        tokenizer.save_pretrained(made / "tokenizer")
+    if added:
+        if has_own:
+            tokenizer = load_tokenizer({"model": str(folder), "revision": None})
+        elif marks:
+            tokenizer = _with_added_tokens(base, found, marks, max(rows, default=vocabulary))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(made / "tokenizer")
     if marks:
         if tokenizer is None or not set(marks) <= set(tokenizer.get_vocab()):
             raise UserError(
@@ -488,6 +498,20 @@ def _save_tokenizer(
         )
     if found.layout == "full":
         (tokenizer or load_tokenizer(base)).save_pretrained(made / "llm")
+
+
+def _with_added_tokens(base: dict, found: Found, marks: list[str], rows: int):
+    """The base's tokenizer with LLaVA's tokens; None where they don't fit the embeddings' rows."""
+    tokenizer = load_tokenizer(base)
+    patch = [_PATCH] if found.config.get("mm_use_im_patch_token", True) else []
+    for names in ([*patch, *marks], [_PAD, *patch, *marks]):
+        if len(tokenizer) + len(names) == rows:
+            tokenizer.add_tokens(names, special_tokens=True)
+            found.notes.append(
+                f"Its tokenizer is the base's and the tokens that LLaVA adds: {', '.join(names)}."
+            )
+            return tokenizer
+    return None
 
 
 # The vision tower
