@@ -7,6 +7,7 @@ the result and nothing that doesn't; the id is a readable slug and 8 hex digits 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -228,7 +229,9 @@ def leaks_spec(study: Study) -> Spec:
     for suite, entries in (("text", text), ("image", image)):
         for entry in entries.values():
             known = {k: identity(v) for k, v in entry.items() if k in _FILES and v is not None}
-            recipe[suite].append({**entry, **known, "images": None, "prompt": None})
+            known |= {"images": _which_photos(entry), "prompt": None}
+            kept = {k: v for k, v in entry.items() if k not in _BESIDE_IMAGES}
+            recipe[suite].append({**kept, **known})
     return Spec(
         learned_from=files,
         text=text,
@@ -270,11 +273,12 @@ def _told(part: Model) -> dict:
     return {
         key: value
         for key, value in part.model_dump().items()
-        if key not in _LATER or value != type(part).model_fields[key].default
+        if key not in _LATER
+        or value != type(part).model_fields[key].get_default(call_default_factory=True)
     }
 
 
-_LATER = ("max_learned_tokens", "boxes")
+_LATER = ("max_learned_tokens", "boxes", "shots", "more_metrics")
 
 
 def features_spec(study: Study, precision: str) -> Spec:
@@ -312,7 +316,7 @@ def seen_spec(study: Study, precision: str) -> Spec:
     Corrupted images aren't among them.
     """
     chosen = {
-        name: values
+        name: {key: value for key, value in values.items() if key not in _BESIDE_IMAGES}
         for name, values in benchmarks(study, "image").items()
         if "corruption" not in values
     }
@@ -335,6 +339,22 @@ def seen_spec(study: Study, precision: str) -> Spec:
 def _identified_files(benchmark: dict) -> dict:
     named = {k: identity(v) for k, v in benchmark.items() if k in _FILES and v is not None}
     return {**benchmark, **named}
+
+
+def _which_photos(benchmark: dict) -> str | None:
+    """What tells a folder's photos from another's, where they decide which questions are asked."""
+    if not benchmark.get("only_present"):
+        return None
+    folder = benchmark["images"]
+    if folder.startswith(_MADE_HERE) or not Path(folder).is_dir():
+        return folder
+    return f"names:{_names_in(folder, Path(folder).stat().st_mtime_ns)}"
+
+
+@cache
+def _names_in(folder: str, changed: int) -> str:
+    found = (Path(inside, name) for inside, _, names in os.walk(folder) for name in names)
+    return digest(sorted(path.relative_to(folder).as_posix() for path in found))
 
 
 def features_specs(study: Study) -> list[Spec]:
@@ -549,7 +569,7 @@ def benchmarks(study: Study, suite: str) -> dict[str, dict]:
     chosen = study.evaluation.text if suite == "text" else study.evaluation.image
     resolved = {}
     for name, benchmark in chosen.items():
-        values = benchmark.model_dump()
+        values = _told(benchmark)
         for key in (*_FILES, "images"):
             if values.get(key) is not None:
                 values[key] = study.path(values[key])
@@ -600,7 +620,7 @@ def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
     chosen = benchmarks(study, suite)
     recipe = {}
     for name, values in chosen.items():
-        recipe[name] = {**_identified_files(values), "images": None}
+        recipe[name] = {**_identified_files(values), "images": _which_photos(values)}
         if "corruption" in values:
             recipe[name]["corruption"] = {**values["corruption"], "cache": None}
     further = _how_text_is_asked(study, subject) if suite == "text" else {}
@@ -648,6 +668,7 @@ _NOT_IN_THE_WEIGHTS = (
     "fsdp",
 )
 _FILES = ("path", "questions", "annotations")
+_BESIDE_IMAGES = ("shots", "more_metrics")
 _LOADED = ("id", "mode", "base", "template", "tower", "checkpoint", "projector", "precision")
 
 

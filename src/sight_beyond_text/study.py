@@ -422,6 +422,16 @@ class ImageBenchmark(Model):
         None, description="The published 5,000 of VQAv2's validation questions (vqa)."
     )
     without: list[Subtask] = Field(default_factory=list, description="Subtasks to leave out (mme).")
+    shots: Annotated[int, Field(ge=0, le=32)] = Field(
+        0,
+        description="Answered questions in words before each (vqa); as published, 3 of those that"
+        " `subset` sets aside.",
+    )
+    more_metrics: list[Literal["METEOR", "SPICE"]] = Field(
+        default_factory=list,
+        description="Metrics that need Java and pycocoevalcap (captions).",
+        json_schema_extra={"uniqueItems": True},
+    )
     corruptions: Corruptions | None = Field(
         None, description="Score corrupted images too, as <name>-<kind>-<severity>."
     )
@@ -434,10 +444,19 @@ class ImageBenchmark(Model):
 
     @model_validator(mode="after")
     def _keys_of_their_type(self) -> ImageBenchmark:
-        for key, kind in (("split", "captions"), ("subset", "vqa"), ("without", "mme")):
+        for key, kind in _OF_ONE_TYPE.items():
             if getattr(self, key) and self.type != kind:
                 raise ValueError(f"{key} is for type {kind}, found {self.type}; remove it")
         return self
+
+
+_OF_ONE_TYPE = {
+    "split": "captions",
+    "more_metrics": "captions",
+    "subset": "vqa",
+    "shots": "vqa",
+    "without": "mme",
+}
 
 
 class Evaluation(Model):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import pytest
 
@@ -100,16 +101,20 @@ def test_the_published_subset_of_another_file(tmp_path):
 
 def test_the_published_subset_of_as_many_questions(tmp_path):
     count = 214_354
-    questions = [{"question_id": n, "image_id": 1, "question": f"{n}?"} for n in range(count)]
-    _, scored = published_subset(count)
+    pool, scored = published_subset(count)
+    photo = dict.fromkeys(scored, 1)
+    questions = [
+        {"question_id": n, "image_id": photo.get(n, n + 2), "question": f"{n}?"}
+        for n in range(count)
+    ]
     annotations = [
         {
             "question_id": n,
-            "image_id": 1,
+            "image_id": photo.get(n, n + 2),
             "answer_type": "other",
-            "answers": [{"answer": "a"}] * 10,
+            "answers": [{"answer": f"first {n}"}] + [{"answer": "a"}] * 9,
         }
-        for n in scored
+        for n in pool + scored
     ]
     touch(tmp_path, "000000000001.jpg")
     rows = load_questions(
@@ -120,9 +125,33 @@ def test_the_published_subset_of_as_many_questions(tmp_path):
             questions=write(tmp_path / "q.json", {"questions": questions}),
             annotations=write(tmp_path / "a.json", {"annotations": annotations}),
             subset="published",
+            shots=3,
         ),
     )
     assert [row["item"] for row in rows] == [str(n) for n in scored]
+    shown = [shot for row in rows for shot in row["shots"]]
+    assert len(shown) == 3 * 5000
+    drawn = {int(asked.rstrip("?")) for asked, _ in shown}
+    assert drawn <= set(pool) and len(drawn) > 2000, "none of them is scored"
+    assert all(said == f"first {asked.rstrip('?')}" for asked, said in shown)
+
+
+def test_shots_are_drawn_by_question_from_other_images(tmp_path):
+    questions, annotations = vqa_files(tmp_path, 8)
+    touch(tmp_path, *(f"{n:012d}.jpg" for n in range(1, 9)))
+    given = {"questions": questions, "annotations": annotations, "prompt": "Q: {question}"}
+    rows = load_questions("vqa", benchmark("vqa", tmp_path, shots=3, **given))
+    for number, row in enumerate(rows, 1):
+        asked = {asked for asked, _ in row["shots"]}
+        assert len(asked) == 3 and asked <= {f"Q: What is {n}?" for n in range(1, 9)}
+        assert row["prompt"] == f"Q: What is {number}?" not in asked
+        assert {said for _, said in row["shots"]} == {"cat"}
+    assert len({str(row["shots"]) for row in rows}) > 4
+    fewer = load_questions("vqa", benchmark("vqa", tmp_path, shots=3, limit=2, **given))
+    assert fewer == rows[:2], "whatever else is asked"
+    assert "shots" not in load_questions("vqa", benchmark("vqa", tmp_path, **given))[0]
+    with pytest.raises(UserError, match=r"vqa\.shots: 8 asked for, .* has 7 questions about other"):
+        load_questions("vqa", benchmark("vqa", tmp_path, shots=8, **given))
 
 
 @pytest.mark.parametrize(
@@ -412,3 +441,21 @@ def test_only_karpathys_files_have_splits(tmp_path):
     path = write(tmp_path / "captions.json", COCO)
     with pytest.raises(UserError, match=r"captions\.json: no splits, only Karpathy's"):
         read_captions(path, "test")
+
+
+def test_metrics_that_cannot_be_computed_are_told_before_anything_is_trained(tmp_path, monkeypatch):
+    path = write(tmp_path / "captions.json", COCO)
+    touch(tmp_path, "5.jpg", "7.jpg")
+    asked = benchmark("captions", tmp_path, annotations=path, more_metrics=["METEOR"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        check_image({"said": asked, "broken": benchmark("pope", tmp_path)})
+    assert str(caught.value).splitlines() == [
+        "evaluation.image.broken.questions: is missing; pope needs it",
+        "evaluation.image.said.more_metrics: METEOR: there is no java on the PATH; install one; or"
+        " take it out",
+    ]
+    (tmp_path / "java").touch(0o755)
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(UserError, match="METEOR: pycocoevalcap isn't there; pip install it; or"):
+        check_image({"said": asked})

@@ -76,9 +76,42 @@ def test_what_changes_an_evaluation():
     assert evaluation_key(all_of) != evaluation_key(some)
 
 
+def test_the_photos_count_where_they_decide_what_is_asked(tmp_path):
+    one, other, copied = (tmp_path / name for name in ("one", "other", "copied"))
+    for folder, names in ((one, "ab"), (other, "bc"), (copied, "ab")):
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.jpg").touch()
+    some, others, same = (
+        made({**POPE, "images": str(folder), "only_present": True})
+        for folder in (one, other, copied)
+    )
+    assert evaluation_key(some) != evaluation_key(others)
+    assert evaluation_key(some) == evaluation_key(same), "wherever they lie"
+    assert grid.leaks_spec(some)["folder"] != grid.leaks_spec(others)["folder"]
+    keys = {evaluation_key(made({**POPE, "images": str(folder)})) for folder in (one, other)}
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("type", "changes"),
+    [("vqa", {"shots": 3}), ("captions", {"more_metrics": ["METEOR"]})],
+)
+def test_further_settings_are_told_only_where_they_are_set(type, changes):
+    plain, changed = made({"type": type}), made({"type": type, **changes})
+    assert not changes.keys() & grid.benchmarks(plain, "image")["one"].keys()
+    assert evaluation_key(plain) != evaluation_key(changed)
+    # Neither the photos nor what is learned change with them.
+    assert grid.seen_spec(plain, "fp32") == grid.seen_spec(changed, "fp32")
+    assert grid.leaks_spec(plain)["folder"] == grid.leaks_spec(changed)["folder"]
+
+
 @pytest.mark.parametrize(
     ("image", "told"),
     [
+        ({**POPE, "shots": 3}, "shots is for type vqa, found pope; remove it"),
+        ({**POPE, "more_metrics": ["SPICE"]}, "more_metrics is for type captions, found pope"),
+        ({"type": "captions", "more_metrics": ["meteor"]}, "found 'meteor', allowed: .*'METEOR'"),
         ({**POPE, "split": "test"}, "split is for type captions, found pope; remove it"),
         ({**POPE, "subset": "published"}, "subset is for type vqa, found pope"),
         ({"type": "vqa", "without": ["OCR"]}, "without is for type mme, found vqa"),
@@ -368,6 +401,74 @@ def test_published_vqa_beside_the_official_one(world, tmp_path):
         "parsed": vqa.normalise(row["prediction"]),
         "references": {"cat": 10},
     }
+
+
+def test_shots_come_before_the_question_whatever_the_batch(loud, tmp_path):
+    folder, _ = loud
+    rows = [{"question_id": n, "image_id": n % 6, "question": f"Is {n} there?"} for n in range(8)]
+    write_json(tmp_path / "q.json", {"questions": rows})
+    answers = [
+        {**row, "answer_type": "other", "answers": [{"answer": f"cat {row['image_id']}"}] * 10}
+        for row in rows
+    ]
+    write_json(tmp_path / "a.json", {"annotations": answers})
+    for n in range(6):
+        photo = Image.open(folder / "images" / f"{n}.png")
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        photo.convert("RGB").save(tmp_path / "photos" / f"{n:012d}.png")
+    image = {
+        "type": "vqa",
+        "images": str(tmp_path / "photos"),
+        "questions": str(tmp_path / "q.json"),
+        "annotations": str(tmp_path / "a.json"),
+    }
+    plain = evaluated(loud, tmp_path / "plain", image, protocol="published")[1]
+    image["shots"] = 2
+    tables = [
+        evaluated(loud, tmp_path / str(rows), image, protocol="published", batch_size=rows)[1]
+        for rows in (1, 16)
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    assert not tables[0]["prediction"].equals(plain["prediction"])
+    for text in tables[0]["details"]:
+        details = json.loads(text)
+        assert len(details["shots"]) == 2
+        for asked, said in details["shots"]:
+            assert said == f"cat {int(asked.split()[1]) % 6}"
+    assert "shots" not in json.loads(plain["details"][0])
+
+
+METEOR = """#!/bin/sh
+while read -r word rest; do
+  case "$word" in
+    SCORE) echo 1.0 ;;
+    EVAL) printf '0.5\\n0.25\\n0.375\\n' ;;
+  esac
+done
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "value"), [(METEOR, 0.375), ("#!/bin/sh\necho no room >&2; exit 1\n", None)]
+)
+def test_meteor_in_a_study(world, tmp_path, monkeypatch, caplog, script, value):
+    folder, _ = world
+    program = tmp_path / "packages" / "pycocoevalcap" / "meteor" / "meteor-1.5.jar"
+    java = tmp_path / "bin" / "java"
+    for path, text in ((program, ""), (java, script)):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(java.parent))
+    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
+    write_json(tmp_path / "c.json", {"0.png": ["One, two.", "Three."], "1.png": ["Four."]})
+    image = {"type": "captions", "images": str(folder / "images")}
+    image |= {"annotations": str(tmp_path / "c.json"), "more_metrics": ["METEOR"]}
+    scores, _ = evaluated(world, tmp_path, image)
+    values = scores.set_index("metric")["value"]
+    assert "CIDEr" in values and values.get("METEOR") == value
+    told = "one: METEOR: left out, its program failed (no room); does `java -Xmx2G -version` run"
+    assert (told in caplog.text) == (value is None)
 
 
 def test_outcomes_of_captions_tell_all_references(world, tmp_path):

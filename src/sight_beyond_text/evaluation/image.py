@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from sight_beyond_text.evaluation.answers import Sampling
 from sight_beyond_text.evaluation.image_answers import ImageAnswers, Seen
 from sight_beyond_text.evaluation.image_data import load_all
 from sight_beyond_text.evaluation.image_features import unreadable
-from sight_beyond_text.evaluation.scorers import captions, mme, pope, vqa
+from sight_beyond_text.evaluation.scorers import captions, java, mme, pope, vqa
 from sight_beyond_text.evaluation.weights import identity_of
 from sight_beyond_text.files import COMPLETE, digest, read_json
 from sight_beyond_text.models.building import load_processor
@@ -30,6 +31,8 @@ from sight_beyond_text.models.features import Features
 ANSWERS = "answers.jsonl"
 PUBLISHED_TEMPLATE = "v0"
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes")
+
+log = logging.getLogger(__name__)
 
 
 def evaluate_image(spec: dict, out: str | Path) -> None:
@@ -58,6 +61,8 @@ def evaluate_image(spec: dict, out: str | Path) -> None:
     for name, questions in asked.items():
         benchmark = spec["benchmarks"][name]
         values, rows = score(benchmark["type"], questions, answers[name])
+        if more := benchmark.get("more_metrics"):
+            values |= _java_metrics(name, questions, answers[name], more)
         suite = "corrupted" if "corruption" in benchmark else "image"
         told = {"run": spec["subject"]["id"], "suite": suite, "benchmark": name}
         for metric, value in values.items():
@@ -78,6 +83,17 @@ def evaluate_image(spec: dict, out: str | Path) -> None:
     tidy.write_parquet(pd.DataFrame(items, columns=tidy.ITEMS), out / "items.parquet")
     tidy.write_parquet(pd.DataFrame(scores, columns=tidy.SCORES), out / "scores.parquet")
     (out / ANSWERS).unlink()
+
+
+def _java_metrics(
+    name: str, questions: Sequence[dict], answers: Sequence[str], metrics: Sequence[str]
+) -> dict[str, float]:
+    """Metrics that programs in Java compute; the log tells which are left out, and why."""
+    said = {q["item"]: answer for q, answer in zip(questions, answers, strict=True)}
+    values, notices = java.score(said, {q["item"]: q["annotation"] for q in questions}, metrics)
+    for notice in notices:
+        log.warning("%s: %s", name, notice)
+    return values
 
 
 def _identity(spec: dict) -> str:
@@ -118,7 +134,8 @@ def _answers(
 
 def _key(benchmark: dict, question: dict) -> str:
     what = [benchmark["images"], benchmark.get("corruption"), benchmark["max_new_tokens"]]
-    return key_of("image", [*what, question["item"], question["image"], question["prompt"]])
+    shots = [question["shots"]] if "shots" in question else []
+    return key_of("image", [*what, question["item"], question["image"], question["prompt"], *shots])
 
 
 class _Answering:
@@ -207,6 +224,8 @@ def score(kind: str, questions: Sequence[dict], answers: Sequence[str]) -> tuple
     for row in frame.to_dict("records"):
         question = by_item[str(row[key])]
         details = {"question": question["prompt"], "image": question["image"]}
+        if "shots" in question:
+            details["shots"] = question["shots"]
         if kind == "vqa":
             votes = Counter(answer["answer"] for answer in question["annotation"]["answers"])
             details |= {"parsed": vqa.normalise(row["prediction"]), "references": dict(votes)}

@@ -177,7 +177,8 @@ class ImageAnswers:
         """Puts questions to the model.
 
         Args:
-            questions: each with `image` and `prompt`.
+            questions: each with `image` and `prompt`; `shots`, where there are some, are
+                (prompt, answer) pairs without an image that come before.
             features: from names of images to the tower's features of them.
             max_new_tokens: limit of an answer.
             choose: says which token comes next; it gets the questions' numbers.
@@ -191,10 +192,10 @@ class ImageAnswers:
         names = list(dict.fromkeys(question["image"] for question in questions))
         place = {name: number for number, name in enumerate(names)}
         images = [place[question["image"]] for question in questions]
-        laid = {text: self._laid(text) for text in {question["prompt"] for question in questions}}
+        turns = [(*map(tuple, q.get("shots", ())), (q["prompt"], "")) for q in questions]
+        laid = {words: self._laid(words) for words in set(turns)}
         prompts = [
-            self._about(image, laid[question["prompt"]])
-            for question, image in zip(questions, images, strict=True)
+            self._about(image, laid[words]) for words, image in zip(turns, images, strict=True)
         ]
         self._check_length(prompts, max_new_tokens)
 
@@ -206,8 +207,9 @@ class ImageAnswers:
             for number, tokens in self._continued(numbers, prompts, max_new_tokens, choose):
                 yield number, cut(self.tokenizer.decode(tokens), self.stops)
 
-    def _laid(self, text: str) -> np.ndarray:
-        turns, patches = [(f"{IMAGE}\n{text}", "")], self.reader.patches
+    def _laid(self, turns: Sequence[tuple[str, str]]) -> np.ndarray:
+        *shots, (text, _) = turns
+        turns, patches = [*shots, (f"{IMAGE}\n{text}", "")], self.reader.patches
         return np.array(
             prompt_ids(turns, self.template, self.tokenizer, _HERE, patches, self.image_marks)
         )

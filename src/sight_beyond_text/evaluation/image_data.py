@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.evaluation import references
+from sight_beyond_text.evaluation.scorers import java
 
 PROMPTS = {
     "vqa": "{question}",
@@ -27,7 +30,8 @@ def load_questions(name: str, benchmark: Mapping) -> list[dict]:
 
     Returns:
         Rows `{item, image, prompt, annotation}`; `image` is a path in the folder of images,
-        `annotation` what the scorer needs.
+        `annotation` what the scorer needs. Where there are some, `shots` are the (prompt, answer)
+        pairs that come before, in words alone.
 
     Raises:
         UserError: files that are missing or broken, or questions whose image is missing (unless
@@ -35,15 +39,17 @@ def load_questions(name: str, benchmark: Mapping) -> list[dict]:
     """
     reader = {"vqa": _vqa, "pope": _pope, "mme": _mme, "captions": _captions}[benchmark["type"]]
     prompt = benchmark["prompt"] or PROMPTS[benchmark["type"]]
-    rows = [
-        {
+    rows = []
+    for item, image, text, annotation, *more in reader(name, benchmark):
+        row = {
             "item": str(item),
             "image": image,
             "prompt": prompt.replace("{question}", text),
             "annotation": annotation,
         }
-        for item, image, text, annotation in reader(name, benchmark)
-    ]
+        for shots in more:
+            row["shots"] = [(prompt.replace("{question}", asked), said) for asked, said in shots]
+        rows.append(row)
     folder = Path(benchmark["images"])
     present = {image for image in {row["image"] for row in rows} if (folder / image).is_file()}
     missing = [row for row in rows if row["image"] not in present]
@@ -90,9 +96,22 @@ def check_image(benchmarks: Mapping[str, Mapping]) -> None:
     """Reads every image benchmark, so that what's wrong is known before anything is trained.
 
     Raises:
-        UserError: all mistakes, a line each.
+        UserError: all mistakes, a line each: what `load_all` raises, and metrics that can't be
+            computed here.
     """
-    load_all(benchmarks)
+    lines = [
+        f"evaluation.image.{name}.more_metrics: {metric}: {reason}; or take it out"
+        for name, benchmark in benchmarks.items()
+        if "corruption" not in benchmark
+        for metric in benchmark.get("more_metrics", ())
+        if (reason := java.lacking(metric)) is not None
+    ]
+    try:
+        load_all(benchmarks)
+    except UserError as error:
+        lines.insert(0, str(error))
+    if lines:
+        raise UserError("\n".join(lines))
 
 
 def _needs(name: str, benchmark: Mapping, key: str) -> str:
@@ -104,19 +123,42 @@ def _needs(name: str, benchmark: Mapping, key: str) -> str:
 def _vqa(name: str, benchmark: Mapping) -> Iterable[tuple]:
     path, answers = _needs(name, benchmark, "questions"), _needs(name, benchmark, "annotations")
     questions = references.read_vqa_questions(path)
+    pool = questions
     if benchmark.get("subset") == "published":
-        _, scored = references.published_subset(len(questions), path)
-        questions = [questions[place] for place in scored]
+        shown, scored = references.published_subset(len(questions), path)
+        pool, questions = ([questions[place] for place in places] for places in (shown, scored))
     by_id = {row["question_id"]: row for row in references.read_vqa_annotations(answers)}
     names = _image_names(benchmark["images"])
-    for row in questions:
-        key = row["question_id"]
+
+    def annotated(key: int) -> dict:
         if key not in by_id:
             raise UserError(
                 f"{answers}: no answers to question_id {key} of {path}; fetch both again"
             )
+        return by_id[key]
+
+    count = benchmark.get("shots", 0)
+    about_one = max(Counter(row["image_id"] for row in pool).values())
+    for row in questions:
+        key = row["question_id"]
         image = names.get(row["image_id"], f"{row['image_id']:012d}.jpg")
-        yield key, image, row["question"], by_id[key]
+        asked = [key, image, row["question"], annotated(key)]
+        if count:
+            # By the question alone, so that neither order nor what else is asked changes it.
+            drawn = random.Random(f"shots {key}").sample(pool, min(len(pool), count + about_one))
+            shots = [one for one in drawn if one["image_id"] != row["image_id"]][:count]
+            if len(shots) < count:
+                raise UserError(
+                    f"evaluation.image.{name}.shots: {count} asked for, {path} has {len(shots)}"
+                    f" questions about other images than that of {key}; lower it"
+                )
+            asked.append(
+                [
+                    (one["question"], annotated(one["question_id"])["answers"][0]["answer"])
+                    for one in shots
+                ]
+            )
+        yield tuple(asked)
 
 
 def _pope(name: str, benchmark: Mapping) -> Iterable[tuple]:
