@@ -285,8 +285,12 @@ def evaluate(
 
         used = [spec["subject"]["checkpoint"] for spec in specs]
         used += [spec["subject"]["projector"] for spec in specs if spec["suite"] == "image"]
-        for checkpoint in dict.fromkeys(filter(None, used)):
-            verify(checkpoint)
+        records = {folder: verify(folder) for folder in dict.fromkeys(filter(None, used))}
+        for spec in specs:
+            # What tunes released weights is known only once they are imported.
+            record = records.get(spec["subject"]["checkpoint"])
+            if record is not None and spec["subject"]["mode"] is None:
+                spec["subject"]["mode"] = record["recipe"]["mode"]
         folders = [(spec, out or spec["folder"]) for spec in specs]
         text = [pair for pair in folders if pair[0]["suite"] == "text"]
         if text:

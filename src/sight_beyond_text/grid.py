@@ -18,7 +18,9 @@ from sight_beyond_text.evaluation.text_data import default_shots
 from sight_beyond_text.files import COMPLETE, digest, read_json, sha256
 from sight_beyond_text.study import (
     FETCHED,
+    IMPORTED,
     RECIPE_VERSION,
+    RELEASED_FILES,
     Base,
     Cell,
     Item,
@@ -106,6 +108,9 @@ def missing_inputs(study: Study) -> list[str]:
             lines.append(f"{key}: {model}: no such folder, and no hub id (owner/name) either")
     for name, reference in study.references.items():
         lines += [f"references.{name}.checkpoint: {why}" for why in _misfits(study, reference)]
+        local = reference.released and reference.released.local
+        if local and not Path(local).is_dir():
+            lines.append(f"references.{name}.released.local: {local}: no such folder")
     return lines
 
 
@@ -127,17 +132,62 @@ def resource_specs(study: Study) -> list[Spec]:
         for name, resource in study.resources.items()
         if resource.local is None
     ]
-    asked: dict[str, list[str | None]] = {}
+    asked: dict[str, list[dict]] = {}
     for model in (study.tower, *study.bases.values(), *study.references.values()):
-        revisions = asked.setdefault(model.model, [])
-        if model.revision not in revisions:
-            revisions.append(model.revision)
-    for repo, revisions in asked.items():
-        if is_hub_id(study.path(repo)):
-            items = [Item(repo=repo, kind="model", revision=r).model_dump() for r in revisions]
-            record = f"{FETCHED}/{repo.replace('/', '--')}-{digest(items)}.json"
-            made.append(Spec(name=repo, folder=None, record=record, items=items))
+        if is_hub_id(study.path(model.model)):
+            _ask(asked, repo=model.model, revision=model.revision)
+    for imported in import_specs(study):
+        if imported["local"] is None:
+            source = {"repo": imported["source"], "revision": imported["revision"]}
+            _ask(asked, **source, files=RELEASED_FILES)
+    for repo, items in asked.items():
+        record = f"{FETCHED}/{repo.replace('/', '--')}-{digest(items)}.json"
+        made.append(Spec(name=repo, folder=None, record=record, items=items))
     return made
+
+
+def _ask(asked: dict[str, list[dict]], **source) -> None:
+    """Notes what is to be fetched of a model's repository, once."""
+    item = Item(kind="model", **source).model_dump()
+    items = asked.setdefault(item["repo"], [])
+    if item not in items:
+        items.append(item)
+
+
+def import_specs(study: Study) -> list[Spec]:
+    """The released weights that references are made of, and what they are imported for."""
+    return [
+        import_spec(study, reference)
+        for reference in study.references.values()
+        if reference.released is not None
+    ]
+
+
+def import_spec(study: Study, reference: Reference) -> Spec:
+    """How a reference's released weights become a checkpoint, and where it lies.
+
+    Its identity is known before anything is fetched.
+    """
+    released, tower = reference.released, _tower(study)
+    source = released.local or released.repo
+    recipe = {
+        "version": RECIPE_VERSION,
+        "released": identity(source, released.revision),
+        "base": identity(**_named(base_source(study, reference))),
+        "template": reference.template,
+        "tower": _identified_tower(tower),
+    }
+    folder = f"{IMPORTED}/{source.rstrip('/').split('/')[-1]}-{digest(recipe)}"
+    return Spec(
+        source=source,
+        local=released.local,
+        revision=released.revision,
+        base=base_source(study, reference),
+        template=reference.template,
+        tower=tower,
+        folder=folder,
+        record=f"{folder}.json",
+    )
 
 
 def _misfits(study: Study, reference: Reference) -> list[str]:
@@ -151,11 +201,22 @@ def _misfits(study: Study, reference: Reference) -> list[str]:
     base = identity(**_named(base_source(study, reference)))
     if _other_model(recipe.get("base"), base):
         out.append(f"it stands on the base {recipe['base']}, model says {base}")
-    tower, made_for = _identified_tower(_tower(study)), recipe.get("tower") or {}
+    return out + tower_misfits(recipe, _tower(study))
+
+
+def tower_misfits(recipe: dict, tower: dict) -> list[str]:
+    """Why an imported checkpoint's projector can't read a tower, as far as its recipe tells.
+
+    Args:
+        recipe: of the checkpoint's record.
+        tower: the study's, as a run's spec has it.
+    """
+    known, made_for = _identified_tower(tower), recipe.get("tower") or {}
+    out = []
     for key, value in made_for.items():
-        other = _other_model(value, tower["model"]) if key == "model" else value != tower.get(key)
+        other = _other_model(value, known["model"]) if key == "model" else value != known.get(key)
         if other and key != "revision":
-            out.append(f"its projector was made for tower.{key} {value}, found {tower.get(key)}")
+            out.append(f"its projector was made for tower.{key} {value}, found {known.get(key)}")
     return out
 
 
@@ -487,6 +548,11 @@ def subjects(study: Study) -> list[Spec]:
             study.alignment.precision,
         ]
         loaded = {}
+        if reference.released is not None:
+            # What tunes it is known once it is imported; its evaluation finds that out.
+            folder = import_spec(study, reference)["folder"]
+            loaded = {"checkpoint": folder, "projector": folder, "tower": _tower(study)}
+            known.append(folder)
         if reference.checkpoint is not None:
             record = _checkpoint_record(reference)
             loaded = {"mode": record["recipe"]["mode"], "checkpoint": reference.checkpoint}
@@ -656,6 +722,7 @@ _MADE_HERE = (
     "resources/instructions/",
     "resources/leaks/",
     f"{FETCHED}/",
+    f"{IMPORTED}/",
     "results/",
 )
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")

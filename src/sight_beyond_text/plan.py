@@ -60,12 +60,15 @@ def plan(study: Study) -> dict:
 def _resources(study: Study) -> list[dict]:
     """What is fetched, whether it is there, and the room it takes, where that is known, about."""
     out = []
+    released = [ref.released for ref in study.references.values() if ref.released is not None]
+    told = {name: resource.gib for name, resource in study.resources.items()}
+    told |= {weights.repo: weights.gib for weights in released}
     for spec in grid.resource_specs(study):
-        if spec["folder"] is None:
-            room = _weights(spec["name"], spec["items"][0]["revision"])
-        else:
-            gib = study.resources[spec["name"]].gib
+        if spec["name"] in told:
+            gib = told[spec["name"]]
             room = None if gib is None else round(gib * 2**30)
+        else:
+            room = _weights(spec["name"], spec["items"][0]["revision"])
         fetched = Path(spec["record"]).is_file()
         out.append({"name": spec["name"], "fetched": fetched, "bytes": room})
     return out

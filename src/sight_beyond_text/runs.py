@@ -36,7 +36,15 @@ def find(name: str, study: str | Path | None = None) -> dict:
                 f"{name}: not trained yet; `snakemake --cores 2` trains the study's runs"
             )
         if name in (subject["id"], subject["base_name"]) and subject["kind"] != "run":
-            return dict(subject)
+            folder = subject["checkpoint"]
+            if folder is None or subject["mode"] is not None:
+                return dict(subject)
+            if _checkpoint(folder) is None:
+                raise UserError(
+                    f"{name}: its released weights aren't imported yet; `snakemake --cores 2"
+                    f" {folder}.json --configfile {study}` does it"
+                )
+            return {**subject, "mode": subject_of(folder, known)["mode"]}
     raise UserError(
         f"{name}: no finished run, checkpoint, base or reference of that name;"
         " `sight plan` lists a study's runs, a run lies in results/runs/<run>"

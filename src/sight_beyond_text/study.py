@@ -31,6 +31,10 @@ RESOURCE = "resource:"
 """Prefix of paths inside one of the study's resources."""
 FETCHED = "resources/fetched"
 """Folder of what was fetched."""
+IMPORTED = "resources/imported"
+"""Folder of released weights in this project's form."""
+RELEASED_FILES = ["*.json", "*.safetensors", "*.bin", "tokenizer.model"]
+"""What is read of released weights."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -246,12 +250,42 @@ class Base(Model):
     )
 
 
+class Released(Model):
+    """LLaVA-style weights that others published: fetched and imported by the workflow."""
+
+    repo: str | None = Field(
+        None, pattern=r"^[\w.-]+/[\w.-]+$", description="Repository on the hub (owner/name)."
+    )
+    revision: str | None = Field(
+        None, description="Its commit or tag; without one, the first commit that came is kept to."
+    )
+    local: str | None = Field(None, description="A folder of one's own in its place.")
+    gib: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Room that it takes, about, for `sight plan`."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Released:
+        if self.repo is None and self.local is None:
+            raise ValueError("needs repo, or local")
+        return self
+
+
 class Reference(Base):
     """What is only evaluated: a language model, or a checkpoint that was trained elsewhere."""
 
     checkpoint: str | None = Field(
         None, description="Folder of an imported checkpoint (`sight import`) of that model."
     )
+    released: Released | None = Field(
+        None, description="Where others published weights that were trained from that model."
+    )
+
+    @model_validator(mode="after")
+    def _one_checkpoint(self) -> Reference:
+        if self.checkpoint is not None and self.released is not None:
+            raise ValueError("checkpoint and released: give one of them; released is imported")
+        return self
 
 
 class Source(Model):

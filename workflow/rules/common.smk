@@ -50,17 +50,20 @@ if all(benchmark.path for benchmark in STUDY.evaluation.text.values()):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Specs by id; drawing from cached tables needs none.
-RUNS, ALIGNMENTS, EVALUATIONS, FEATURES, INSTRUCTIONS = {}, {}, {}, {}, None
+RUNS, ALIGNMENTS, EVALUATIONS, FEATURES, IMPORTS, INSTRUCTIONS = {}, {}, {}, {}, {}, None
 if not FROM_CACHE:
     RUNS = {spec["id"]: spec for spec in grid.run_specs(STUDY)}
     ALIGNMENTS = {spec["id"]: spec for spec in grid.align_specs(STUDY)}
     EVALUATIONS = {spec["folder"]: spec for spec in grid.evaluation_specs(STUDY)}
     FEATURES = {Path(spec["folder"]).name: spec for spec in grid.features_specs(STUDY)}
+    IMPORTS = {spec["record"]: spec for spec in grid.import_specs(STUDY)}
     INSTRUCTIONS = grid.instructions_spec(STUDY)
 
 
 def record_of(checkpoint):
-    """The completion record that stands for a checkpoint; an imported one is there already."""
+    """The completion record that stands for a checkpoint; one that is named is there already."""
+    if f"{checkpoint}.json" in IMPORTS:
+        return f"{checkpoint}.json"
     if checkpoint in {reference.checkpoint for reference in STUDY.references.values()}:
         return ancient(f"{checkpoint}/{grid.COMPLETE}")
     return f"{os.path.dirname(checkpoint)}/train.json"
@@ -95,6 +98,13 @@ def training_inputs(spec):
     if spec["features"] is not None:
         paths.append(f"{spec['features']}/features.json")
     return [made(path) for path in paths]
+
+
+def import_inputs(spec):
+    """What an import waits for: the released weights and the base's configuration."""
+    # A folder of one's own may be another at any time; its files' content is in the ids.
+    released = HUB[spec["source"]] if spec["local"] is None else []
+    return [released, made(spec["base"]["model"])]
 
 
 def features_inputs(spec):

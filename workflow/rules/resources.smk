@@ -21,6 +21,31 @@ if RESOURCES:
             "sight fetch --spec {params.resource:q} --log {log:q}"
 
 
+if IMPORTS:
+
+    rule import_checkpoint:
+        """Turns released weights into a checkpoint that can be scored."""
+        input:
+            lambda wildcards: import_inputs(IMPORTS[f"{grid.IMPORTED}/{wildcards.released}.json"]),
+        output:
+            f"{grid.IMPORTED}/{{released}}.json",
+        log:
+            f"logs/{grid.IMPORTED}/{{released}}.log",
+        benchmark:
+            f"logs/{grid.IMPORTED}/{{released}}.benchmark.tsv"
+        wildcard_constraints:
+            released="[^/]+",
+        conda:
+            "../../envs/train.yaml"
+        threads: 1
+        params:
+            imported=lambda wildcards, output: IMPORTS[output[0]],
+        message:
+            "Import {wildcards.released}"
+        shell:
+            "sight import --spec {params.imported:q} --record {output:q} --log {log:q}"
+
+
 if INSTRUCTIONS is not None:
     MADE = INSTRUCTIONS["folder"]
 

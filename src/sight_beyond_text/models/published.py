@@ -25,7 +25,7 @@ from sight_beyond_text.files import COMPLETE, read_json, sha256, staged_folder, 
 from sight_beyond_text.grid import identity
 from sight_beyond_text.models.building import load_tokenizer, load_tower
 from sight_beyond_text.models.checkpoints import EMBEDDINGS, hashes
-from sight_beyond_text.study import Tower
+from sight_beyond_text.study import RELEASED_FILES, Tower
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -47,7 +47,6 @@ _TWO_LAYERS = {
 }
 _LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "fan_in_fan_out", "task_type")
 _OLD_ROPE = ("rope_theta", "rope_scaling")
-_DOWNLOADED = ["*.json", "*.safetensors", "*.bin", "tokenizer.model"]
 
 
 @dataclass
@@ -162,7 +161,7 @@ def _fetched(source: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub.utils import httpx
 
     try:
-        folder = snapshot_download(source, revision=revision, allow_patterns=_DOWNLOADED)
+        folder = snapshot_download(source, revision=revision, allow_patterns=RELEASED_FILES)
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{source}: not fetched from the hub: {reason}") from None
