@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,17 +75,24 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
 
 
 def read_bytes(path: str | Path, what: str) -> bytes:
-    """Reads a file; `what` names it in the error ("COCO captions").
+    """Reads a file, unpacked where it is gzipped; `what` names it in the error ("COCO captions").
 
     Raises:
-        UserError: the file isn't there or can't be read.
+        UserError: the file isn't there, can't be read or isn't whole.
     """
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
+        return gzip.decompress(content) if content.startswith(_GZIPPED) else content
     except FileNotFoundError:
         raise UserError(f"{path}: no such file ({what}); check the path in the study") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: {what}: can't be read ({error}); fetch it again") from None
     except OSError as error:
         raise UserError(f"{path}: {what} can't be read: {error.strerror}") from None
+
+
+# No text begins so.
+_GZIPPED = b"\x1f\x8b"
 
 
 def _decoded(path: str | Path, what: str) -> str:

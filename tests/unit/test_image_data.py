@@ -232,6 +232,13 @@ def test_other_numbers_in_names_are_no_coco_ids(tmp_path):
     assert [row["image"] for row in read] == ["a_1.jpg", "a_2.jpg"]
 
 
+def test_gzipped_pope(tmp_path):
+    plain = write(tmp_path / "pope.json", lines(pope_rows()))
+    assert read_pope_questions(write(tmp_path / "pope.json.gz", lines(pope_rows()))) == (
+        read_pope_questions(plain)
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -329,6 +336,14 @@ def test_mme_is_checked(tmp_path, text, message):
         read_mme_questions(tmp_path)
 
 
+def test_gzipped_mme(tmp_path):
+    plain = read_mme_questions(mme_folder(tmp_path))
+    for path in tmp_path.glob("*.txt"):
+        write(tmp_path / f"{path.name}.gz", path.read_text(encoding="utf-8"))
+        path.unlink()
+    assert read_mme_questions(tmp_path) == plain
+
+
 def test_mme_with_a_subtask_missing(tmp_path):
     mme_folder(tmp_path, [name for name in mme.SUBTASKS if name not in ("landmark", "OCR")])
     with pytest.raises(UserError, match=r"no file of 2 of 14 MME subtasks \(landmark, OCR\)"):
@@ -351,6 +366,9 @@ COCO = {
         {"id": 3, "image_id": 7, "caption": "one cat"},
     ],
 }
+
+
+KARPATHY = {"filename": "7.jpg", "imgid": 7, "split": "test", "sentences": [{"raw": "a cat"}]}
 
 
 def karpathy(**more):
@@ -429,12 +447,24 @@ def test_captions_by_image(tmp_path):
         ({}, "no captions"),
         ({"a.jpg": []}, "no captions"),
         ({"images": [{"sentences": [], "split": "test"}]}, "filename is missing"),
+        ({"images": [3]}, "image_id images: expected a list of captions"),
+        ({"images": [{"sentences": []}, 3]}, "an image that is no object"),
+        ({"images": [{**KARPATHY, "sentences": [{}]}]}, "imgid 7: a sentence: raw is missing"),
+        ({"images": [{**KARPATHY, "sentences": ["x"]}]}, "imgid 7: a sentence is 'x'"),
+        ({"images": [{**KARPATHY, "split": ["test"]}]}, "no split 'test'; there are"),
     ],
 )
 def test_captions_are_checked(tmp_path, content, message):
     path = write(tmp_path / "captions.json", content)
     with pytest.raises(UserError, match=rf"captions\.json: .*{message}|captions\.json: {message}"):
         read_captions(path)
+
+
+@pytest.mark.parametrize("content", [COCO, karpathy(), {"a.jpg": ["x"]}])
+def test_gzipped_captions(tmp_path, content):
+    plain = write(tmp_path / "captions.json", content)
+    packed = write(tmp_path / "captions.json.gz", content)
+    assert read_captions(packed) == read_captions(plain)
 
 
 def test_only_karpathys_files_have_splits(tmp_path):

@@ -1,5 +1,7 @@
 """From conversations to samples and batches: nothing is lost unseen."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -301,6 +303,21 @@ def test_a_broken_png_chunk_is_told_in_one_line(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match="not a readable image"):
         Pixels(tmp_path, processor)(path.name)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+def test_a_png_whose_text_swells_is_told_in_one_line(kind: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "swells.png"
+    Image.new("RGB", (8, 8)).save(path)
+    content = path.read_bytes()
+    head = {b"zTXt": b"key\0\0", b"iTXt": b"key\0\1\0\0\0"}[kind]
+    text = head + zlib.compress(bytes(2**21))
+    chunk = struct.pack(">I", len(text)) + kind + text + struct.pack(">I", zlib.crc32(kind + text))
+    path.write_bytes(content[:33] + chunk + content[33:])
+    with pytest.raises(UserError) as error:
+        Pixels(tmp_path, processor)(path.name)
+    assert str(error.value).startswith(f"{path}: not a readable image (")
+    assert "\n" not in str(error.value)
 
 
 def test_a_truncated_image_is_told_where_a_sample_is_asked_for(tokenizer, tmp_path: Path) -> None:

@@ -149,6 +149,35 @@ def test_pope_in_folders(tmp_path):
     assert "no folder, but --references is one" in told
 
 
+def test_pope_of_several_sources_in_one_folder(tmp_path):
+    for source, answer in (("coco", "yes"), ("gqa", "no")):
+        rows = [{"question_id": n, "answer": answer} for n in range(1, 5)]
+        write(tmp_path / "asked" / f"{source}_pope_random.json", lines(QUESTIONS))
+        write(tmp_path / "said" / f"{source}_pope_random.jsonl", lines(rows))
+    given = ("--predictions", tmp_path / "said", "--references", tmp_path / "asked")
+    made = scored("pope", *given)
+    assert {name: value["yes_ratio"] for name, value in made.items()} == {
+        "coco_pope_random": 1,
+        "gqa_pope_random": 0,
+    }
+    # Of which source the one file is can't be told.
+    (tmp_path / "said" / "coco_pope_random.jsonl").unlink()
+    (tmp_path / "said" / "gqa_pope_random.jsonl").rename(tmp_path / "said" / "random.jsonl")
+    assert "0 files for coco_pope_random.json; name one coco_pope_random.jsonl" in refused(
+        "pope", *given
+    )
+    write(tmp_path / "asked" / "coco_pope_random.jsonl", lines(QUESTIONS))
+    write(tmp_path / "said" / "coco_pope_random.jsonl", lines(answers(1, 2, 3, 4)))
+    assert "two files for coco_pope_random.jsonl" in refused("pope", *given)
+
+
+def test_gzipped_pope(tmp_path):
+    write(tmp_path / "asked" / "coco_pope_random.json.gz", lines(QUESTIONS))
+    write(tmp_path / "said" / "random.jsonl.gz", lines(answers(1, 2, 3, 4)))
+    made = scored("pope", "--predictions", tmp_path / "said", "--references", tmp_path / "asked")
+    assert made["random"]["accuracy"] == 0.5
+
+
 def answers(*ids):
     return [{"question_id": n, "answer": "no"} for n in ids]
 
@@ -487,6 +516,27 @@ def test_what_javas_programs_print_stays_out_of_the_json(tmp_path):
     assert done.stderr == ""
     made = json.loads(done.stdout)
     assert (made["METEOR"], made["SPICE"]) == (0.375, 0.375)
+
+
+def test_captions_of_flickr_by_any_name_of_the_photo(tmp_path):
+    names = ["1007129816.jpg", "36979.jpg"]
+    images = [
+        {"filename": name, "imgid": n, "split": "test", "sentences": [{"raw": f"a cat {n}"}]}
+        for n, name in enumerate(names)
+    ]
+    references = write(tmp_path / "dataset_flickr30k.json.gz", {"images": images})
+    made = []
+    for ids in (names, [1007129816, "36979"], [0, 1], [names[0], "1"]):
+        rows = [{"image_id": key, "caption": f"a cat {n}"} for n, key in enumerate(ids)]
+        predictions = write(tmp_path / "p.json", rows)
+        made.append(scored("caption", "--predictions", predictions, "--references", references))
+    assert made[0]["Bleu_1"] == pytest.approx(1) and made[0]["unknown_predictions"] == 0
+    assert all(one == made[0] for one in made)
+    rows = [{"image_id": key, "caption": "a cat"} for key in (*names, 0, 7)]
+    given = ("--predictions", write(tmp_path / "p.json", rows), "--references", references)
+    assert "1 image_ids have more than one prediction (1007129816.jpg)" in refused(
+        "caption", *given
+    )
 
 
 def test_caption_refuses(tmp_path):

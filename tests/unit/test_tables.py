@@ -204,6 +204,20 @@ def test_best_and_asterisk_are_those_of_the_scores(study):
     assert table["TruthfulQA mc2", "differs"].sum() == excluded > 0
 
 
+def test_mme_is_told_by_its_sums(study):
+    metrics = {"accuracy": 0.7, "perception": 1234.5, "cognition": 321.0, "score_OCR": 100.0}
+    own = study.scores[(study.scores["benchmark"] == "pope")]
+    own = own.drop_duplicates("run").assign(benchmark="mme", stderr=float("nan"))
+    rows = [own.assign(metric=metric, value=value) for metric, value in metrics.items()]
+    more = dataclasses.replace(study, scores=pd.concat([study.scores, *rows], ignore_index=True))
+    table = main.main_table(more)
+    titles = [title for title in table.columns.get_level_values(0).unique() if "MME" in title]
+    assert titles == ["MME perception", "MME cognition"]
+    assert table["MME perception"]["value"].dropna().unique().tolist() == [1234.5]
+    assert "MME: sums over subtasks of 200 each." in main.note(more)
+    assert "MME" not in main.note(study)
+
+
 def test_lower_can_be_better(study):
     scores = study.scores.copy()
     scores.loc[scores["benchmark"] == "mmlu", "higher_is_better"] = False

@@ -56,6 +56,9 @@ METRIC_LABELS = {
     "recall": "recall",
 }
 
+MME_SUMS = ("perception", "cognition")
+"""What MME's authors report: sums over subtasks of 200 each."""
+
 _MAIN = ("acc", "accuracy", "exact_match", "CIDEr", "f1", "score")
 _RAW = re.compile("score|total|perception|cognition")
 
@@ -74,6 +77,13 @@ def main_metric(metrics: Iterable[str]) -> str:
     """The one metric that stands for a benchmark in a table, among those it reports."""
     known = sorted(set(metrics))
     return next((name for name in _MAIN if name in known), known[0])
+
+
+def table_metrics(metrics: Iterable[str]) -> list[str]:
+    """What stands for a benchmark in a table: its main metric, or MME's two sums."""
+    known = set(metrics)
+    sums = [name for name in MME_SUMS if name in known]
+    return sums or [main_metric(known)]
 
 
 def points(metric: str) -> float:

@@ -77,8 +77,10 @@ def note(tables: Tables) -> str:
     scores = tables.scores
     by_suite = scores.groupby("suite")["protocol"].agg(lambda column: sorted(set(column)))
     protocols = "; ".join(f"{suite}: {', '.join(found)}" for suite, found in by_suite.items())
-    sizes = []
+    sizes, sums = [], ""
     for suite, benchmark, metric, title in _columns(tidy.scored(tables)):
+        if metric in names.MME_SUMS:
+            sums = "MME: sums over subtasks of 200 each. "
         asked = _one(tidy.scored(tables), suite, benchmark, metric)["n"]
         low, high = int(asked.min()), int(asked.max())
         sizes.append(f"{title} {low}" if low == high else f"{title} {low}-{high}")
@@ -88,6 +90,7 @@ def note(tables: Tables) -> str:
         "of the difference to the untuned base excludes zero, not corrected for the number of "
         "comparisons. "
         "ETHICS: mean of its five subsets. TruthfulQA mc2: probability on the true answers. "
+        f"{sums}"
         f"Protocol: {protocols}. Items: {', '.join(sizes)}."
     )
 
@@ -193,17 +196,17 @@ def table_hashes(tables_dir: str | Path) -> dict[str, str]:
 
 
 def _columns(values: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    """(suite, benchmark, main metric, title) of benchmarks; no ETHICS subsets, none corrupted."""
+    """(suite, benchmark, metric, title) of what is shown; no ETHICS subsets, none corrupted."""
     found = []
     shown = values[~values["benchmark"].isin(_LEFT_OUT)]
     for suite in ("text", "image"):
         own = shown[shown["suite"] == suite]
         for benchmark in names.ordered(own["benchmark"], _FIRST):
-            metric = names.main_metric(own.loc[own["benchmark"] == benchmark, "metric"])
-            title = names.benchmark_label(benchmark)
-            if metric not in ("acc", "accuracy"):
-                title = f"{title} {names.metric_label(metric)}"
-            found.append((suite, benchmark, metric, title))
+            label = names.benchmark_label(benchmark)
+            for metric in names.table_metrics(own.loc[own["benchmark"] == benchmark, "metric"]):
+                plain = metric in ("acc", "accuracy")
+                title = label if plain else f"{label} {names.metric_label(metric)}"
+                found.append((suite, benchmark, metric, title))
     return found
 
 

@@ -7,6 +7,7 @@ their score stands beside it, under `published`.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
@@ -189,9 +190,11 @@ def score_captions(predictions: Path, references: Path, split: str | None = None
     from sight_beyond_text.evaluation.scorers import captions as scorer
     from sight_beyond_text.evaluation.scorers import java
 
-    truths = {row["id"]: row["captions"] for row in official.read_captions(references, split)}
+    read = official.read_captions(references, split)
+    truths = {row["id"]: row["captions"] for row in read}
     rows = given.read_captions_predictions(predictions)
-    said, unknown = given.matched(rows, truths, predictions, "image_id")
+    names = official.other_names(read)
+    said, unknown = given.matched(rows, truths, predictions, "image_id", names)
     made, _ = scorer.score(said, truths)
     more, notices = java.score(said, truths)
     for notice in notices:
@@ -230,21 +233,34 @@ def _pairs(predictions: Path, references: Path) -> dict[str, tuple[Path, Path]]:
             )
         return {"": (predictions, references)}
     files = _json_files(predictions)
+    splits = Counter(_stem(reference).rsplit("_", 1)[-1] for reference in asked)
     pairs = {}
     for reference in asked:
-        split = reference.stem.rsplit("_", 1)[-1]
-        found = [path for path in files if path.stem == reference.stem]
-        found = found or [path for path in files if split in path.stem.split("_")]
-        if len(found) != 1:
+        name = _stem(reference)
+        found = [path for path in files if _stem(path) == name]
+        split = name.rsplit("_", 1)[-1]
+        # Where several files are of a split, it names none of them.
+        if splits[split] == 1:
+            name = split
+            found = found or [path for path in files if split in _stem(path).split("_")]
+        if len(found) != 1 or name in pairs:
+            count = len(found) if len(found) != 1 else "two"
             raise UserError(
-                f"{predictions}: {len(found)} files for {reference.name}; name one {split}.jsonl"
+                f"{predictions}: {count} files for {reference.name}; name one {name}.jsonl"
             )
-        pairs[split] = (found[0], reference)
+        pairs[name] = (found[0], reference)
     return pairs
 
 
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
 def _json_files(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".jsonl")]
+    kinds = (".json", ".jsonl")
+    files = [
+        path for path in sorted(folder.iterdir()) if path.name.removesuffix(".gz").endswith(kinds)
+    ]
     if not files:
         raise UserError(f"{folder}: no .json or .jsonl files in this folder; give another")
     return files

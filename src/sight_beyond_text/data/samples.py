@@ -306,7 +306,7 @@ class Pixels:
                 rgb = _rgb(image)
         except FileNotFoundError:
             raise UserError(f"{path}: no such image; fetch it or take its samples out") from None
-        except (OSError, Image.DecompressionBombError) as error:
+        except (*_BROKEN, Image.DecompressionBombError) as error:
             raise UserError(f"{path}: not a readable image ({error}); fetch it again") from None
         values = self.processor(rgb, return_tensors="pt")["pixel_values"][0]
         if len(self.kept) < self.keep:
@@ -314,10 +314,14 @@ class Pixels:
         return values
 
 
+# What Pillow raises at broken files, besides its own errors.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     """An image as it is meant to be seen: upright, in RGB, on white where it is transparent."""
     image.load()
-    with suppress(OSError, SyntaxError, ValueError, struct.error):
+    with suppress(*_BROKEN):
         image = ImageOps.exif_transpose(image)  # a broken tag is no reason to refuse an image
     if image.mode.startswith("I"):
         # 16 bits; Pillow would make all above 255 white.

@@ -7,9 +7,9 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.evaluation.references import mme_files, mme_lines, read_maybe_gzipped
+from sight_beyond_text.evaluation.references import mme_files, mme_lines
 from sight_beyond_text.evaluation.scorers import shown
-from sight_beyond_text.files import read_json_lines
+from sight_beyond_text.files import read_json, read_json_lines
 
 
 def read_vqa_predictions(path: str | Path) -> list[tuple[Hashable, str]]:
@@ -18,7 +18,7 @@ def read_vqa_predictions(path: str | Path) -> list[tuple[Hashable, str]]:
     Raises:
         UserError: the file can't be read, or a row lacks its id or text.
     """
-    return _rows(read_maybe_gzipped(path, "VQA results"), "question_id", ("answer",), path)
+    return _rows(read_json(path, "VQA results"), "question_id", ("answer",), path)
 
 
 def read_captions_predictions(path: str | Path) -> list[tuple[Hashable, str]]:
@@ -27,7 +27,7 @@ def read_captions_predictions(path: str | Path) -> list[tuple[Hashable, str]]:
     Raises:
         UserError: the file can't be read, or a row lacks its id or text.
     """
-    return _rows(read_maybe_gzipped(path, "captions"), "image_id", ("caption",), path)
+    return _rows(read_json(path, "captions"), "image_id", ("caption",), path)
 
 
 def read_pope_predictions(
@@ -86,6 +86,7 @@ def matched(
     ids: Iterable[Hashable],
     path: str | Path,
     item: str,
+    other_names: Mapping[str, Hashable] | None = None,
 ) -> tuple[dict[Hashable, str], list[Hashable]]:
     """Predictions by the benchmark's own ids; 7 and "7" are the same id.
 
@@ -94,6 +95,7 @@ def matched(
         ids: the benchmark's.
         path: where the predictions are from, for the error.
         item: what an id is called there.
+        other_names: further names of ids.
 
     Returns:
         Known id -> text, and the ids that the benchmark doesn't have.
@@ -101,16 +103,16 @@ def matched(
     Raises:
         UserError: an item has two predictions.
     """
-    predictions = list(predictions)
-    counts = Counter(str(key) for key, _ in predictions)
+    known = {**(other_names or {}), **{str(key): key for key in ids}}
+    predictions = [(known.get(str(key), key), key, text) for key, text in predictions]
+    counts = Counter(str(meant) for meant, _, _ in predictions)
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
         raise UserError(
             f"{path}: {len(twice)} {item}s have more than one prediction ({shown(twice)}); keep one"
         )
-    known = {str(key): key for key in ids}
-    found = {known[str(key)]: text for key, text in predictions if str(key) in known}
-    return found, [key for key, _ in predictions if str(key) not in known]
+    found = {meant: text for meant, key, text in predictions if str(key) in known}
+    return found, [key for _, key, _ in predictions if str(key) not in known]
 
 
 def matched_mme(

@@ -6,9 +6,6 @@ before anything is trained.
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from pathlib import Path
@@ -53,28 +50,13 @@ def published_subset(total: int, path: str | Path = "") -> tuple[list[int], list
     return chosen[:PUBLISHED_POOL], chosen[PUBLISHED_POOL:]
 
 
-def read_maybe_gzipped(path: str | Path, what: str) -> Any:
-    """Reads a JSON file, plain or gzipped.
-
-    Raises:
-        UserError: the file is missing, or isn't whole JSON.
-    """
-    content = read_bytes(path, what)
-    if not content.startswith(b"\x1f\x8b"):
-        return read_json(path, what)
-    try:
-        return json.loads(gzip.decompress(content).decode("utf-8-sig"))
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(f"{path}: {what}: can't be read ({error}); fetch it again") from None
-
-
 def read_vqa_annotations(path: str | Path) -> list[dict]:
     """Rows of a VQA annotation file: question_id, image_id, answer_type, ten answers.
 
     Raises:
         UserError: the file can't be read, or a row isn't as it should be.
     """
-    rows = _listed(read_maybe_gzipped(path, "VQA annotations"), "annotations", path)
+    rows = _listed(read_json(path, "VQA annotations"), "annotations", path)
     for row in rows:
         where = f"{path}: question_id {row.get('question_id')}"
         _need(
@@ -98,7 +80,7 @@ def read_vqa_questions(path: str | Path) -> list[dict]:
     Raises:
         UserError: the file can't be read, or a row isn't as it should be.
     """
-    rows = _listed(read_maybe_gzipped(path, "VQA questions"), "questions", path)
+    rows = _listed(read_json(path, "VQA questions"), "questions", path)
     for row in rows:
         where = f"{path}: question_id {row.get('question_id')}"
         _need(row, {"question_id": int, "image_id": int, "question": str}, where)
@@ -182,6 +164,9 @@ def mme_files(folder: str | Path, without: Collection[str] = ()) -> dict[str, Pa
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder (MME); give the one with existence.txt")
     paths = {name: folder / f"{name}.txt" for name in mme.SUBTASKS if name not in without}
+    for name, path in paths.items():
+        if not path.is_file() and (packed := folder / f"{name}.txt.gz").is_file():
+            paths[name] = packed
     missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
         raise UserError(
@@ -230,16 +215,18 @@ def read_captions(path: str | Path, split: str | None = None) -> list[dict]:
 
     Returns:
         Rows {id, image, captions}: the id as text (COCO's number; else the file name), the image's
-        file name, one or more captions. Images without captions are left out.
+        file name, one or more captions. Images without captions are left out. Where Karpathy's
+        file gives no number of COCO's, `imgid` is its own.
 
     Raises:
         UserError: the file can't be read, isn't in one of these layouts, or lacks the split.
     """
-    content = read_maybe_gzipped(path, "reference captions")
+    content = read_json(path, "reference captions")
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: expected an object with captions; is this the right file?")
     images = content.get("images")
-    karpathy = isinstance(images, list) and images and "sentences" in images[0]
+    first = images[0] if isinstance(images, list) and images else None
+    karpathy = isinstance(first, Mapping) and "sentences" in first
     if split is not None and not karpathy:
         raise UserError(f"{path}: no splits, only Karpathy's files have some; leave split out")
     if karpathy:
@@ -268,23 +255,49 @@ def read_captions(path: str | Path, split: str | None = None) -> list[dict]:
 
 
 def _karpathy(images: list[Mapping], split: str, path: str | Path) -> list[dict]:
-    found = Counter(image.get("split") for image in images)
+    if not all(isinstance(image, Mapping) for image in images):
+        raise UserError(f"{path}: an image that is no object; is this a file of Karpathy's?")
+    found = Counter(str(image.get("split")) for image in images)
     if split not in found:
-        raise UserError(f"{path}: no split {split!r}; there are: {', '.join(map(str, found))}")
+        raise UserError(f"{path}: no split {split!r}; there are: {', '.join(found)}")
     rows = []
     for image in images:
         if image.get("split") != split:
             continue
-        _need(image, {"filename": str, "sentences": list}, f"{path}: imgid {image.get('imgid')}")
-        rows.append(
-            {
-                "id": str(image.get("cocoid", image["filename"])),
-                "image": image["filename"],
-                "captions": [" ".join(said["raw"].split()) for said in image["sentences"]],
-            }
-        )
+        where = f"{path}: imgid {image.get('imgid')}"
+        _need(image, {"filename": str, "sentences": list}, where)
+        for said in image["sentences"]:
+            if not isinstance(said, Mapping):
+                raise UserError(f"{where}: a sentence is {said!r:.40}; is this the right file?")
+            _need(said, {"raw": str}, f"{where}: a sentence")
+        row = {
+            "id": str(image.get("cocoid", image["filename"])),
+            "image": image["filename"],
+            "captions": [" ".join(said["raw"].split()) for said in image["sentences"]],
+        }
+        if "cocoid" not in image and "imgid" in image:
+            row["imgid"] = image["imgid"]
+        rows.append(row)
     _once((row["id"] for row in rows), path, "image")
     return rows
+
+
+def other_names(rows: Iterable[Mapping]) -> dict[str, str]:
+    """What else the images of reference captions may be called in predictions.
+
+    Args:
+        rows: what `read_captions` found.
+
+    Returns:
+        Ids by file name, by file name without its suffix and by `imgid`; names that several images
+        have, or that are another's id, aren't among them.
+    """
+    named: dict[str, set[str]] = {}
+    for row in rows:
+        named.setdefault(row["id"], set()).add(row["id"])
+        for name in (row["image"], Path(row["image"]).stem, row.get("imgid")):
+            named.setdefault(str(name), set()).add(row["id"])
+    return {name: min(ids) for name, ids in named.items() if len(ids) == 1 and name not in ids}
 
 
 def _listed(content: Any, key: str, path: str | Path) -> list[dict]:

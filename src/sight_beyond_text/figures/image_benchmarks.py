@@ -86,7 +86,7 @@ def _shown(tuned: pd.DataFrame) -> list[tuple[str, str]]:
     shown = [pair for pair in METRICS if pair in present]
     for benchmark in sorted(set(tuned["benchmark"]).difference(name for name, _ in METRICS)):
         metrics = tuned.loc[tuned["benchmark"] == benchmark, "metric"]
-        shown.append((benchmark, names.main_metric(metrics)))
+        shown += [(benchmark, metric) for metric in names.table_metrics(metrics)]
     return shown[:MOST]
 
 
