@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from tokenizers import Tokenizer
@@ -128,7 +129,9 @@ def _train(job: dict, name: str):
         if job["checkpointing"]:
             model.activation_checkpointing_enable({"use_reentrant": False})
         for tensor in (*model.parameters(), *model.buffers()):
-            tensor.sum()  # weights that lie in a file are read when they are touched
+            # Weights that lie in a file would be counted when they are touched, and those beside
+            # them that were packed into four bits since, as long as anything of the file is held.
+            tensor.data = tensor.data.clone()
         _forget_peak()
         learner.train()
     return model, lora
@@ -157,7 +160,10 @@ def _learner(job: dict, model, folder: str) -> Learner:
     cuda = torch.cuda.is_available()
     config = model.config
     images = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    samples = Conversations([], None, "plain", config.image_token_id, images, 0, RandomPixels())
+    no_tokenizer = SimpleNamespace(bos_token=None, eos_token=None, is_fast=False)
+    samples = Conversations(
+        [], no_tokenizer, "plain", config.image_token_id, images, 0, RandomPixels()
+    )
     # The first step lets the optimizer make its states; the second has two whole passes.
     count = 1 + 2 * (job["positions"] // LENGTH)
     chance = torch.Generator().manual_seed(0)

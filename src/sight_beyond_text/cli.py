@@ -40,7 +40,12 @@ StudyFile = Annotated[Path, typer.Argument(help="A study file.")]
 
 @app.command()
 def plan(
-    study: StudyFile = Path("config.yaml"),
+    study: Annotated[
+        Path | None, typer.Argument(help="A study file.", show_default="config.yaml")
+    ] = None,
+    configfile: Annotated[
+        Path | None, typer.Option(help="The study file, named as for snakemake.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with everything.")] = False,
     costs: Annotated[bool, typer.Option("--costs", help="Tell more of what runs take.")] = False,
 ) -> None:
@@ -50,10 +55,13 @@ def plan(
     from sight_beyond_text.study import read
 
     with session():
-        read_study = read(study)
+        if study is not None and configfile is not None and study != configfile:
+            raise UserError(f"two study files, {study} and {configfile}; give one")
+        path = configfile or study or Path("config.yaml")
+        read_study = read(path)
         planned = planning.plan(read_study)
         print(planning.as_json(planned) if as_json else planning.as_table(planned, costs))
-        grid.check_inputs(read_study, [study])
+        grid.check_inputs(read_study, [path])
 
 
 @app.command()

@@ -1,21 +1,20 @@
 """What a training will take, foretold from its spec: work, time, money, memory, disk. No torch.
 
 Shapes come from the models' configurations, and lengths from the instructions' characters, as far
-as these files are at hand; nothing is fetched, and what can't be known is None.
+as these files are at hand or known; nothing is fetched, and what can't be known is None.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
-from sight_beyond_text.data.layouts import read_laid
-from sight_beyond_text.data.templates import segments
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.known_files import known_samples
+from sight_beyond_text.lengths import Sizes, measure, read_samples
 from sight_beyond_text.memory import (
     Job,
     all_parameters,
@@ -27,44 +26,8 @@ from sight_beyond_text.memory import (
 from sight_beyond_text.shapes import Shape, TowerShape, model_shape, read_config, tower_shape
 from sight_beyond_text.study import Study
 
-CHARACTERS_A_TOKEN = 4.2
-"""Of English text: 4.0 to 4.4 for tokenizers of 32,000 words and more."""
-
-CHARACTERS_A_CAPTION = 53
-"""Of COCO's captions, with the space between two."""
-
 RESERVED = 2**30
 """Bytes of a GPU that a training can't have: CUDA's context, and gaps between tensors."""
-
-
-class Sample(NamedTuple):
-    """What of a conversation its length hangs on: characters asked and answered, turns."""
-
-    kind: str | None
-    image: bool
-    asked: int
-    answered: int
-    turns: int
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a run learns from in one pass over its data, about.
-
-    Attributes:
-        samples, images: how many.
-        tokens: positions of all samples, those of images included, without padding.
-        learned: tokens that the loss is taken on.
-        squares: sum of the samples' squared positions.
-        longest: positions of the longest sample.
-    """
-
-    samples: int
-    images: int
-    tokens: float
-    learned: float
-    squares: float
-    longest: int
 
 
 class Foreteller:
@@ -79,7 +42,8 @@ class Foreteller:
         self.captions = study.data.captions_in_place
         self._shape = cache(self._read_shape)
         self._tower = cache(self._read_tower)
-        self._samples = cache(read_samples)
+        self._study = study
+        self._samples = cache(self._read_samples)
         self._sizes = cache(self._measure)
 
     def costs(self, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,10 +60,15 @@ class Foreteller:
         shape = self._shape(spec["base"]["model"], spec["base"]["revision"])
         tower = self._tower(spec["tower"]["model"], spec["tower"]["revision"])
         training, job = spec["training"], job_of(spec)
+        source, data = spec["source"], spec["data"]
         sizes = self._sizes(
-            spec["data"]["instructions"],
-            spec["source"]["form"],
-            _hashable(spec["source"]["kinds"]),
+            (
+                data["instructions"],
+                data.get("layout"),
+                tuple(data.get("kinds", {}).items()),
+                spec["stage"] == "align",
+            ),
+            (source["form"], _hashable(source["kinds"]), source.get("boxes", False)),
             spec["template"],
             tower.patches if tower else None,
             training["max_length"],
@@ -201,100 +170,35 @@ class Foreteller:
         except UserError:
             return None
 
-    def _measure(self, path, form, kinds, template, patches, max_length, max_samples, max_learned):
-        samples = self._samples(path)
+    def _read_samples(self, path, layout, kinds, alignment):
+        """Samples, and whether they are the file's own."""
+        read = read_samples(path, layout, dict(kinds))
+        return read or known_samples(self._study, path, alignment), read is not None
+
+    def _measure(self, file, source, template, patches, max_length, max_samples, max_learned):
+        (samples, read), (form, kinds, boxes) = self._samples(*file), source
         if samples is None or patches is None:
             return None
         chosen = [sample for sample in samples if kinds == "all" or sample.kind in kinds]
-        if not chosen:
+        if not sum(sample.weight for sample in chosen):
             return None
         captions = self.captions if form == "caption" else 0
-        found = measure(chosen, form, template, patches, captions, max_length)
+        found = measure(chosen, form, template, patches, captions, max_length, boxes)
+        if not read:
+            # Means tell nothing of the longest; it may be as long as it is allowed to be.
+            found = replace(found, longest=max_length)
         part = min(1.0, (max_samples or found.samples) / found.samples)
         part = min(part, (max_learned or found.learned) / found.learned)
         if part == 1:
             return found
-        return Sizes(
+        return replace(
+            found,
             samples=round(found.samples * part),
             images=round(found.images * part),
             tokens=found.tokens * part,
             learned=found.learned * part,
             squares=found.squares * part,
-            longest=found.longest,
         )
-
-
-def read_samples(path: str) -> list[Sample] | None:
-    """The samples of a file of instructions; None where it isn't there, or isn't such a file."""
-    try:
-        rows = read_laid(path).rows
-        return [
-            Sample(
-                row.get("kind"),
-                "image" in row,
-                sum(len(turn["value"]) for turn in row["conversations"][::2]),
-                sum(len(turn["value"]) for turn in row["conversations"][1::2]),
-                len(row["conversations"]) // 2,
-            )
-            for row in rows
-        ]
-    except (UserError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def measure(
-    samples: Sequence[Sample],
-    form: str,
-    template: str,
-    patches: int,
-    captions: int,
-    max_length: int,
-) -> Sizes:
-    """About how long the samples get when they are laid out in a template.
-
-    Args:
-        samples: at least one.
-        form: of the source.
-        template: of the prompt.
-        patches: positions an image.
-        captions: captions that stand for an image.
-        max_length: limit in positions.
-    """
-    opening, a_turn = _overhead(template)
-    tokens = learned = squares = longest = images = 0
-    instead = {"visual": patches, "caption": captions * CHARACTERS_A_CAPTION / CHARACTERS_A_TOKEN}
-    for sample in samples:
-        asked = 0 if template == "plain" else sample.asked
-        length = (asked + sample.answered) / CHARACTERS_A_TOKEN + opening + sample.turns * a_turn
-        if sample.image:
-            images += form == "visual"
-            length += instead.get(form, 0)
-        length = min(length, max_length)
-        tokens += length
-        squares += length**2
-        longest = max(longest, length)
-        learned += sample.answered / CHARACTERS_A_TOKEN + sample.turns
-    return Sizes(
-        samples=len(samples),
-        images=images,
-        tokens=tokens,
-        learned=min(learned, tokens),
-        squares=squares,
-        longest=math.ceil(longest),
-    )
-
-
-def _overhead(template: str) -> tuple[float, float]:
-    """Tokens that a template adds: once (the opening mark and the system's words), and a turn."""
-    if template == "chat":
-        return 10, 10  # the base's own; most have two marks and a role a message
-    marks = SimpleNamespace(bos_token="<s>", eos_token="</s>")
-    laid = [segments([("", "")] * turns, template, marks) for turns in (1, 2)]
-    one, two = (
-        sum(1 if part.mark else len(part.text) / CHARACTERS_A_TOKEN for part in parts)
-        for parts in laid
-    )
-    return 1 + one - (two - one), two - one
 
 
 def learning_flops(shape: Shape, tower: TowerShape, job: Job, sizes: Sizes) -> float:

@@ -73,6 +73,17 @@ def test_plan_as_a_table_tells_the_same(sight) -> None:
     assert "  micro-chat text frozen seed 0: frozen without images: nothing would learn" in told
 
 
+def test_plan_takes_the_study_as_snakemake_does(sight) -> None:
+    named = sight("plan", "--configfile", "workflow/studies/laptop.yaml")
+    assert named.returncode == 0 and named.stdout.startswith("Study laptop: ")
+    assert named.stdout == sight("plan", "workflow/studies/laptop.yaml").stdout
+    both = sight("plan", "config.yaml", "--configfile", "workflow/studies/laptop.yaml")
+    assert both.returncode == 2
+    assert both.stderr == (
+        "error: two study files, config.yaml and workflow/studies/laptop.yaml; give one\n"
+    )
+
+
 def test_a_misspelt_key_is_told_in_one_line_without_a_traceback(
     sight, repository: Path, tmp_path: Path
 ) -> None:

@@ -12,16 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sight_beyond_text import grid, study
-from sight_beyond_text.costs import (
-    Foreteller,
-    Sample,
-    Sizes,
-    learning_flops,
-    measure,
-    read_samples,
-)
+from sight_beyond_text.costs import Foreteller, learning_flops
 from sight_beyond_text.data.samples import Conversations
 from sight_beyond_text.data.sources import apply_form
+from sight_beyond_text.lengths import Sample, Sizes, measure, read_samples
 from sight_beyond_text.models.building import load_tokenizer
 from sight_beyond_text.shapes import KNOWN, model_shape, tower_shape
 from sight_beyond_text.training.loss import TokenLoss

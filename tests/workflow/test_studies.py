@@ -2,9 +2,11 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -45,7 +47,7 @@ def test_a_study_plans_at_once_without_torch(repository, name: str, tmp_path) ->
     (tmp_path / "resources" / "models" / "alpaca-3b").mkdir(parents=True)
     code = (
         "import sys\n"
-        f"sys.argv = ['sight', 'plan', {str(of(repository, name))!r}, '--costs']\n"
+        f"sys.argv = ['sight', 'plan', '--configfile', {str(of(repository, name))!r}]\n"
         "from sight_beyond_text.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
@@ -60,6 +62,56 @@ def test_a_study_plans_at_once_without_torch(repository, name: str, tmp_path) ->
     assert time.monotonic() - start < 5
     assert done.stdout.startswith(f"Study {name}: {SIZES[name][0]} runs, ")
     assert "To fetch: " in done.stdout
+
+
+def rows(path: Path, count: int, size: int, turns: int) -> None:
+    """LLaVA-style samples of about some bytes each, a thousand of them over and over."""
+    texts = ("<image>\nWhat?", "word " * max(1, (size - 99 - 122 * turns) // 5 // turns))
+    said = [
+        {"from": who, "value": text}
+        for _ in range(turns)
+        for who, text in zip(("human", "gpt"), texts, strict=True)
+    ]
+    several = [
+        {"id": f"{number:012d}", "image": f"{number:012d}.jpg", "conversations": said}
+        for number in range(1000)
+    ]
+    block = json.dumps(several, indent=2)[1:-2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        stream.write("[" + ",".join([block] * (count // 1000)))
+        rest = json.dumps(several[: count % 1000], indent=2)[1:-2]
+        stream.write(f",{rest}\n]" if count % 1000 else "\n]")
+
+
+def test_the_published_grid_plans_at_once_with_its_data_here(repository, tmp_path) -> None:
+    """80,000 conversations and 595,375 pairs, as large as the published files."""
+    paper = study.read(of(repository, "paper"))
+    folder = tmp_path / paper.resource_folder("llava")
+    rows(folder / "llava_instruct_80k.json", 80_000, 1640, 4)
+    rows(folder / "chat.json", 595_375, 354, 1)
+    command = [sys.executable, "-m", "sight_beyond_text.cli", "plan", "--json"]
+    command += ["--configfile", str(of(repository, "paper"))]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # What the processor took: others may keep it busy meanwhile.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+    assert (after.ru_maxrss - before.ru_maxrss) / 2**20 < 2, "GiB"
+    planned = json.loads(done.stdout)
+    aligned = next(row for row in planned["alignments"] if row["base"] == "llama-7b")
+    assert aligned["steps"] == -(-595_375 // 128)
+    run = next(row for row in planned["runs"] if row["base"] == "llama-7b")
+    assert run["steps"] == 80_000 // 8
+    # 256 positions of the image, about 30 of the template, and the words.
+    words = (1640 - 99 - 122 * 4) / 4.2
+    assert run["tokens"] == pytest.approx(80_000 * (256 + 60 + words), rel=0.1)
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -24,9 +24,19 @@ def read_kinds(files: Mapping[str, str | Path]) -> dict[str, dict[int, str]]:
     Raises:
         UserError: a file can't be read, or a row has no id or no answer.
     """
+    return kinds_of(
+        (kind, path, read_rows(path, f"instructions of kind {kind}"))
+        for kind, path in files.items()
+    )
+
+
+def kinds_of(
+    several: Iterable[tuple[str, str | Path, Iterable[dict]]],
+) -> dict[str, dict[int, str]]:
+    """As `read_kinds`, of rows that were read already: each kind, its file and its rows."""
     known: dict[str, dict[int, str]] = {}
-    for kind, path in files.items():
-        for number, row in enumerate(read_rows(path, f"instructions of kind {kind}"), 1):
+    for kind, path, rows in several:
+        for number, row in enumerate(rows, 1):
             try:
                 name, answer = str(row["id"]), _first_answer(row)
             except (KeyError, TypeError, IndexError):

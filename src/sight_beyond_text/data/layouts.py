@@ -64,7 +64,11 @@ def read_laid(path: str | Path, layout: str | None = None) -> Laid:
     Raises:
         UserError: the file can't be read, or nothing of it can be learned from.
     """
-    rows = read_rows(path)
+    return laid_out(read_rows(path), layout, path)
+
+
+def laid_out(rows: list[Any], layout: str | None, path: str | Path) -> Laid:
+    """As `read_laid`, of rows that were read already; `path` names them in errors."""
     layout = layout or _told_by(rows[0])
     if layout == "llava":
         return Laid(layout, rows, [])
