@@ -1,6 +1,9 @@
 """lm-eval's tasks as a study names them: MMLU's groups, and what vLLM is told."""
 
 import json
+import random
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -122,6 +125,62 @@ def test_code_that_a_model_writes_is_not_run(monkeypatch):
         jobs_of({"humaneval": {}}, "current")
     with pytest.raises(UserError, match=words):
         check_text({"humaneval": {"path": None}})
+
+
+SHUFFLED = """
+import json, sys
+from lm_eval.api.model import LM
+from sight_beyond_text.evaluation import text_tasks
+from sight_beyond_text.evaluation.text import ask
+
+class Longest(LM):
+    def loglikelihood(self, requests):
+        return [(float(len(request.args[0])), False) for request in requests]
+    loglikelihood_rolling = generate_until = None
+
+text_tasks.FOLDERS["gpqa"] = "gpqa"
+entry = {"task": None, "path": sys.argv[1], "fewshot": None, "limit": None}
+with text_tasks.harness():
+    jobs = text_tasks.load_jobs({"gpqa_main_zeroshot": entry}, "current")
+    samples = ask(jobs, Longest())[0]
+made = [[sample["doc"][f"choice{n}"] for n in range(1, 5)] for sample in samples]
+listed = [sample["arguments"][0][0].partition("Choices:")[2] for sample in samples]
+print(json.dumps([made, listed]))
+"""
+
+
+def test_choices_that_a_task_shuffles_stand_alike_in_every_process(tmp_path):
+    import datasets
+
+    names = ["Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3", "Correct Answer"]
+    rows = [
+        {"Question": f"Q{n}", **{name: f"{name[:3]}{n}{name[-1]}" for name in names}}
+        for n in range(6)
+    ]
+    made = datasets.DatasetDict(train=datasets.Dataset.from_list(rows))
+    found = []
+    for copy in ("one", "two"):
+        made.save_to_disk(tmp_path / copy)
+        command = [sys.executable, "-c", SHUFFLED, str(tmp_path / copy)]
+        told = subprocess.run(command, capture_output=True, text=True, check=True)
+        found.append(json.loads(told.stdout.splitlines()[-1]))
+    assert found[0] == found[1]
+    # What is asked is what is scored, and as a run of lm-eval alone shuffles it.
+    random.seed(0)
+    for row, choices, listed in zip(rows, *found[0], strict=True):
+        expected = [row[name] for name in names]
+        random.shuffle(expected)
+        assert choices == expected
+        lines = "".join(f"\n({m}) {c}" for m, c in zip("ABCD", expected, strict=True))
+        assert listed == f"{lines}\nAnswer:"
+
+
+def test_random_numbers_of_others_go_on_as_they_were(mirrors):
+    import numpy as np
+
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    jobs_of({"truthfulqa_mc1": {"path": str(mirrors / "truthfulqa")}}, "current")
+    assert states == (random.getstate(), np.random.get_state()[1].tolist())
 
 
 def subject(folder, mode, **changes):

@@ -28,6 +28,7 @@ from sight_beyond_text.evaluation.text_tasks import (
     Job,
     harness,
     load_jobs,
+    seed,
 )
 from sight_beyond_text.evaluation.vllm_backend import check_vllm, load_vllm
 from sight_beyond_text.evaluation.weights import base_key, identity_of
@@ -71,7 +72,13 @@ def evaluate_texts(evaluations: Sequence[tuple[dict, str | Path]]) -> int:
         check_vllm()
     models = _Models([spec["subject"] for spec, _ in waiting])
     prepared: dict[str, list[Job]] = {}
-    with harness():
+    if not waiting:
+        return 0
+    # Heavy, and not needed where everything is finished.
+    from torch.random import fork_rng
+
+    # vLLM starts processes, so GPUs aren't to be touched here.
+    with harness(), fork_rng(devices=[]):
         for spec, out in waiting:
             asked = json.dumps([spec["benchmarks"], spec["protocol"]], sort_keys=True)
             if asked not in prepared:
@@ -127,6 +134,7 @@ def ask(jobs: Sequence[Job], lm: LM, chat_template: bool = False) -> list[list[d
     Returns:
         For each job lm-eval's samples, one for each item and filter.
     """
+    seed()
     keys = [f"{job.benchmark}/{job.task}" for job in jobs]
     for job in jobs:
         # Building the requests draws the examples; each model gets the same ones.
@@ -190,6 +198,7 @@ class _Models:
                 f"{subject['base']['model']}: its tokenizer has no chat template; remove it from"
                 " evaluation.chat_template"
             )
+        _seed_torch()
         for job in jobs:
             settings = job.built.get_config("generation_kwargs") or {}
             tokens = settings.get("max_gen_toks", lm.max_gen_toks)
@@ -199,6 +208,13 @@ class _Models:
                     f" the model's {lm.max_length} positions; leave this benchmark out"
                 )
         return lm
+
+
+def _seed_torch() -> None:
+    """So that answers that are drawn are drawn alike each time."""
+    import torch
+
+    torch.manual_seed(FEWSHOT_SEED)
 
 
 def _identity(spec: dict) -> str:

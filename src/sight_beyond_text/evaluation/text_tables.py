@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from lm_eval.api.metrics import mean, nanmean
 
 from sight_beyond_text.analysis import tidy
 from sight_beyond_text.errors import UserError
@@ -21,13 +22,17 @@ NAMES = {
     "exact_match@flexible-extract": "exact_match",
     "exact_match@strict-match": "exact_match_strict",
 }
-"""What a metric@filter is called in the tables; the metric's own name otherwise."""
+"""What a metric@filter is called in the tables; else by the metric's own name, and where several
+filters give it, only that of the items' scores: the others as `<metric>_<filter>`."""
 
 SETS = {"ethics_deontology": 4, "ethics_justice": 4, "ethics_virtue": 5}
 """Items that ETHICS counts as right only together (Hendrycks et al., 2021)."""
 
 TOGETHER = "em"
 """The metric of such sets: the share in which every item is right."""
+
+MEANS = (mean, nanmean)
+"""Of lm-eval's functions that make one score of items' values."""
 
 _DERIVED = ("run", "suite", "protocol")
 
@@ -52,22 +57,23 @@ def tabulate(
         Every value can be computed from the items: the mean of `score`, or of one of the further
         `metrics` in their details, over those that have it (of one `group`, for MMLU's
         `acc_<group>`); `em` over sets, each as bad as its worst item; SQuAD's `best_...` by
-        `squad.best`.
+        `squad.best`; what is no mean (`perplexity`, ...) by lm-eval's function of that name.
 
     Raises:
-        UserError: a metric isn't defined for single items.
+        UserError: a metric isn't defined for single items, or none is a mean over them.
     """
     items: list[dict] = []
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     better: dict[tuple[str, str], bool] = {}
+    totals: dict[tuple[str, str], Callable] = {}
     for job, found in zip(jobs, samples, strict=True):
         own = [_item(job, answers, truncated, notes) for answers in _by_item(found)]
         _mark_sets(job, own)
         for item in own:
-            metrics = item.pop("metrics")
-            for label, value in metrics.items():
+            for label, (metric, value) in item.pop("metrics").items():
                 values[job.benchmark, label].append(value)
-                better[job.benchmark, label] = _is_better(job, label)
+                better[job.benchmark, label] = _is_better(job, metric)
+                totals[job.benchmark, label] = _total(job, metric)
             if job.group:
                 label = f"{item['metric']}_{job.group}"
                 values[job.benchmark, label].append(item["score"])
@@ -81,8 +87,8 @@ def tabulate(
             better[job.benchmark, TOGETHER] = True
         items += own
     scores = [
-        _score(benchmark, metric, found, better[benchmark, metric])
-        for (benchmark, metric), found in values.items()
+        _score(benchmark, label, found, better[benchmark, label], totals.get((benchmark, label)))
+        for (benchmark, label), found in values.items()
     ]
     for job in jobs:
         if job.task == "squadv2":
@@ -119,8 +125,9 @@ def _item(
             metrics[f"{metric}@{answer['filter']}"] = (metric, answer, answer[metric])
     if job.task == "squadv2":
         metrics = _squad_metrics(answers[0])
-    main = job.main or next(iter(metrics))
-    name, answer, _ = metrics[main]
+    main = job.main or _first_mean(job, metrics)
+    _, answer, _ = metrics[main]
+    labels = _labels(metrics, main)
     labelled = {}
     for key, (metric, _, value) in metrics.items():
         if not isinstance(value, int | float | np.number):
@@ -128,15 +135,15 @@ def _item(
                 f"evaluation.text.{job.benchmark}: {job.task}'s metric {metric!r} is no mean over"
                 " items; this suite can't hold it"
             )
-        labelled[NAMES.get(key, metric)] = float(value)
-    label = NAMES.get(main, name)
+        labelled[labels[key]] = (metric, float(value))
+    label = labels[main]
     number = answer["doc_id"]
     item = f"{job.prefix}/{number}"
     details = _details(job, answer)
     said, right = details.pop("prediction"), details.pop("reference")
     if job.group:
         details["group"] = job.group
-    further = {key: value for key, value in labelled.items() if key != label}
+    further = {key: value for key, (_, value) in labelled.items() if key != label}
     if further:
         details["metrics"] = further
     details["prompt"] = digest(_text(answer["arguments"][0][0]))
@@ -150,10 +157,38 @@ def _item(
         "cluster": _cluster(job, answer["doc"], number) or item,
         "prediction": said,
         "reference": right,
-        "score": labelled[label],
+        "score": labelled[label][1],
         "details": {**details, **notes},
         "metrics": labelled,
     }
+
+
+def _first_mean(job: Job, metrics: Mapping[str, tuple[str, dict, Any]]) -> str:
+    """The first metric@filter that is a mean over items, so that items can be compared by it."""
+    for key, (metric, _, _) in metrics.items():
+        if _total(job, metric) in MEANS:
+            return key
+    raise UserError(
+        f"evaluation.text.{job.benchmark}: none of {job.task}'s metrics is a mean over items; this"
+        " suite can't hold it"
+    )
+
+
+def _total(job: Job, metric: str) -> Callable[[list[float]], float]:
+    """What makes a metric of its items' values; lm-eval takes the mean where a task doesn't say."""
+    return mean if job.task == "squadv2" else job.built.aggregation().get(metric, mean)
+
+
+def _labels(metrics: Mapping[str, tuple[str, dict, Any]], main: str) -> dict[str, str]:
+    """What each metric@filter is called in the tables, each by another name."""
+    own = metrics[main][1]["filter"]
+    labels: dict[str, str] = {}
+    # The filter of the items' scores comes first, so that its metrics keep their names.
+    for key in sorted(metrics, key=lambda key: (key != main, metrics[key][1]["filter"] != own)):
+        metric, answer, _ = metrics[key]
+        label = NAMES.get(key, metric)
+        labels[key] = f"{metric}_{answer['filter']}" if label in labels.values() else label
+    return labels
 
 
 def _text(prompt: Any) -> str:
@@ -178,6 +213,15 @@ def _details(job: Job, answer: dict) -> dict:
             "answerable": bool(texts),
             "choices": ["unanswerable"],
             "loglikelihoods": [_rounded(answer["filtered_resps"][1][0])],
+        }
+    if job.built.OUTPUT_TYPE == "loglikelihood":
+        likelihood, greedy = answer["filtered_resps"][0]
+        text = answer["arguments"][0][1]
+        return {
+            "prediction": text if greedy else "",
+            "reference": text,
+            "choices": [text],
+            "loglikelihoods": [_rounded(likelihood)],
         }
     if job.built.OUTPUT_TYPE != "multiple_choice":
         return {
@@ -235,20 +279,31 @@ def _best_of_squad(benchmark: str, items: list[dict]) -> list[dict]:
     return made
 
 
-def _is_better(job: Job, label: str) -> bool:
+def _is_better(job: Job, metric: str) -> bool:
     """Whether higher values of a metric are better."""
-    if job.task == "squadv2":
-        return True
-    name = next((key.partition("@")[0] for key, known in NAMES.items() if known == label), label)
-    return bool(job.built.higher_is_better()[name])
+    return job.task == "squadv2" or bool(job.built.higher_is_better().get(metric, True))
 
 
-def _score(benchmark: str, metric: str, found: list[float], higher_is_better: bool) -> dict:
-    error = float(np.std(found, ddof=1) / math.sqrt(len(found))) if len(found) > 1 else math.nan
+def _score(
+    benchmark: str,
+    label: str,
+    found: list[float],
+    higher_is_better: bool,
+    total: Callable[[list[float]], float] | None = None,
+) -> dict:
+    error = math.nan
+    if total is not None and total not in MEANS:
+        value = float(total(found))
+    else:
+        if total is nanmean:
+            found = [value for value in found if not math.isnan(value)]
+        value = float(np.mean(found)) if found else math.nan
+        if len(found) > 1:
+            error = float(np.std(found, ddof=1) / math.sqrt(len(found)))
     return {
         "benchmark": benchmark,
-        "metric": metric,
-        "value": float(np.mean(found)),
+        "metric": label,
+        "value": value,
         "stderr": error,
         "n": len(found),
         "higher_is_better": higher_is_better,

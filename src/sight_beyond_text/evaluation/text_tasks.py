@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from typing import Any
 import datasets
 import lm_eval.api.task
 import lm_eval.utils
+import numpy as np
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
@@ -37,7 +40,7 @@ from sight_beyond_text.evaluation.text_data import (
     runs_code,
 )
 
-FEWSHOT_SEED = 1234
+FEWSHOT_SEED = DEFAULT_OTHER_SEED
 """lm-eval's default; the same examples for every run."""
 
 FOLDERS = {
@@ -149,15 +152,19 @@ def load_jobs(benchmarks: Mapping[str, Mapping[str, Any]], protocol: str) -> lis
             near = difflib.get_close_matches(task, manager.all_tasks, 1)
             guess = f"did you mean {near[0]!r}?" if near else "see its list of tasks"
             raise UserError(f"evaluation.text.{name}.task: lm-eval has no task {task!r}; {guess}")
+        seed()
         if name in local:
             built = {}
             for part, splits in local[name].items():
                 with _data(lambda *_, splits=splits: _from_rows(splits)):
-                    built |= _build(manager, name, part, protocol)
+                    built |= _build(manager, name, part, protocol)["tasks"]
         else:
-            built = _fetch(manager, name, entry, protocol)
+            loaded = _fetch(manager, name, entry, protocol)
+            built = loaded["tasks"]
+            _check_weights(name, loaded, entry.get("limit"))
         for part, made in built.items():
             _set_shots(name, part, made, shots, protocol)
+            _fix_docs(made)
             total, limit = len(made.eval_docs), entry.get("limit")
             jobs.append(
                 Job(
@@ -213,7 +220,7 @@ def _group(manager: TaskManager, task: str) -> str:
 
 
 def _build(manager: TaskManager, name: str, task: str, protocol: str) -> dict:
-    """A task, or all of a group or tag, each with the protocol's settings."""
+    """What lm-eval loads for a task, group or tag, each task with the protocol's settings."""
     factory = manager._factory
     real = factory._build_task
 
@@ -225,7 +232,22 @@ def _build(manager: TaskManager, name: str, task: str, protocol: str) -> dict:
         return real(entry, {**(overrides or {}), **settings, "task": entry.name})
 
     with _replaced(factory, "_build_task", build):
-        return manager.load(task)["tasks"]
+        return manager.load(task)
+
+
+def _check_weights(name: str, loaded: Mapping[str, Any], limit: int | None) -> None:
+    """Refuses a group whose score is no mean over its items."""
+    sizes = {len(made.eval_docs) for made in loaded["tasks"].values()}
+    if len({min(limit or size, size) for size in sizes}) < 2:
+        return
+    # lm-eval puts the group itself before those within it.
+    for group in list(loaded["groups"].values())[:1]:
+        if any(not metric.weight_by_size for metric in group.aggregate_metric_list or []):
+            raise UserError(
+                f"evaluation.text.{name}: lm-eval weighs the tasks of {group.name!r} equally,"
+                " whatever their size; scores here are means over items: name its tasks one by"
+                " one, or set a limit that all of them have"
+            )
 
 
 def _family(task: str) -> str:
@@ -238,7 +260,7 @@ def _from_rows(splits: Splits) -> dict[str, datasets.Dataset]:
 
 
 def _fetch(manager: TaskManager, name: str, entry: Mapping[str, Any], protocol: str) -> dict:
-    """A task, or all of a group, on a local copy of the hub's data or on the hub."""
+    """What lm-eval loads for a name, on a local copy of the hub's data or on the hub."""
     task, path = entry.get("task") or name, entry.get("path")
     try:
         if path is None:
@@ -312,13 +334,39 @@ def _set_shots(name: str, task: str, made, shots: int | None, protocol: str) -> 
         made.set_config(key="num_fewshot", value=0)
 
 
+def _fix_docs(made) -> None:
+    """Draws a task's questions once: lm-eval makes them anew, shuffled, each time it needs them."""
+    for split in ("test_docs", "validation_docs"):
+        setattr(made, split, cache(_seeded(getattr(made, split))))
+
+
+def _seeded(draw: Callable[[], Any]) -> Callable[[], Any]:
+    def drawn():
+        seed()
+        return draw()
+
+    return drawn
+
+
+def seed() -> None:
+    """Seeds Python's and NumPy's random numbers as lm-eval's own `simple_evaluate` does."""
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+
+
 @contextmanager
 def harness() -> Iterator[None]:
-    """lm-eval without its warnings, its bar for each task, and its fetching of metrics."""
+    """lm-eval without its warnings, its bar for each task, and its fetching of metrics.
+
+    Questions that tasks shuffle are drawn alike in each process: random numbers are seeded
+    meanwhile (and are as before afterwards), and no earlier draw is taken from a disk cache.
+    """
     logger = logging.getLogger("lm_eval")
     level, bars = logger.level, datasets.is_progress_bar_enabled()
+    states, caching = (random.getstate(), np.random.get_state()), datasets.is_caching_enabled()
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
+    datasets.disable_caching()
     env = lm_eval.utils.env
     with ExitStack() as stack:
         stack.enter_context(_replaced(lm_eval.api.task, "tqdm", partial(tqdm, disable=True)))
@@ -329,6 +377,10 @@ def harness() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            if caching:
+                datasets.enable_caching()
             if bars:
                 datasets.enable_progress_bars()
 
