@@ -140,3 +140,61 @@ def test_a_broken_line_is_told(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     with pytest.raises(UserError, match=r"a\.jsonl:3: broken; remove the file"):
         remembering(tmp_path / "a.jsonl")
+
+
+class LikeVllm(Counting):
+    """Tells of a text's request with the settings that it really used, as lm-eval's vLLM does."""
+
+    def generate_until(self, requests):
+        found = []
+        for request in requests:
+            if self.fail_after is not None and len(self.heard) == self.fail_after:
+                raise KeyboardInterrupt
+            context, settings = request.args
+            self.heard.append(request.args)
+            found.append(f"{context}, {settings['until']}")
+            used = {**settings, "until": [*settings["until"], "</s>"], "temperature": 0.0}
+            self.cache_hook.add_partial("generate_until", (context, used), found[-1])
+        return found
+
+
+def like_vllm(path, **settings):
+    inner = LikeVllm(**settings)
+    inner.truncated[("Q",)] = 5
+    return RememberingLM(Answers(path, "one"), lambda: inner), inner
+
+
+def test_texts_are_remembered_where_a_model_tells_other_settings(tmp_path):
+    lm, inner = like_vllm(tmp_path / "a.jsonl", fail_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        lm.generate_until(TEXTS)
+    closed(lm)
+    lm, inner = like_vllm(tmp_path / "a.jsonl")
+    first = lm.generate_until(TEXTS)
+    assert [context for context, _ in inner.heard] == ["R"]
+    # What was cut is counted, be the answer new or known.
+    assert lm.truncated == {("Q",): 5}
+    closed(lm)
+    again, unused = like_vllm(tmp_path / "a.jsonl")
+    assert again.generate_until(TEXTS) == first and not unused.heard
+    assert again.truncated == {("Q",): 5}
+
+
+def test_the_same_context_with_several_settings_keeps_its_answers_apart(tmp_path):
+    requests = asked("generate_until", ("Q", {"until": ["x"]}), ("Q", {"until": ["y"]}))
+    lm, _ = like_vllm(tmp_path / "a.jsonl")
+    assert lm.generate_until(requests) == ["Q, ['x']", "Q, ['y']"]
+    closed(lm)
+    again, unused = like_vllm(tmp_path / "a.jsonl")
+    assert again.generate_until(requests) == ["Q, ['x']", "Q, ['y']"] and not unused.heard
+
+
+def test_slow_answers_are_written_before_many_have_come(tmp_path, monkeypatch):
+    from sight_beyond_text.evaluation import remembered
+
+    monkeypatch.setattr(remembered, "FLUSH_AFTER", 0.0)
+    lm, _ = remembering(tmp_path / "a.jsonl", fail_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        lm.loglikelihood(PAIRS)
+    # As a killed process leaves it: nothing was closed.
+    assert (tmp_path / "a.jsonl").read_text().count("\n") == 3

@@ -7,6 +7,8 @@ benchmark more, asks only for what is new, or doesn't even load the model.
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +37,8 @@ class RememberingLM(LM):
         self.answers, self.load = answers, load
         self.asked = 0
         self.truncated: dict[tuple, int] = {}
+        self._asked: dict[tuple, list[tuple]] = {}
+        self._written = time.monotonic()
         self._model: LM | None = None
 
     @property
@@ -82,27 +86,53 @@ class RememberingLM(LM):
         given = {}
         if new:
             self.asked += len(new)
+            self._asked = defaultdict(list)
+            for request in new.values():
+                self._asked[_texts(request.args)].append(request.args)
             found = getattr(self.model, kind)(list(new.values()))
             given = dict(zip(new, found, strict=True))
+            for key, request in new.items():
+                # Some models tell of an answer only what can't be traced to its request.
+                if key not in known and not _is_random(kind, request.args):
+                    self.answers.add(key, given[key], self._cut(request.args))
             self.answers.flush()
         for key, request in zip(keys, requests, strict=True):
-            cut = known[key][1] if key in known else 0
+            cut = known[key][1] if key in known else self._cut(request.args)
             if cut:
                 self.truncated[_texts(request.args)] = cut
         return [given[key] if key in given else known[key][0] for key in keys]
 
     def keep(self, kind: str, arguments: tuple, answer: Any) -> None:
-        """Keeps one answer, as soon as the model has given it."""
+        """Keeps one answer, as soon as the model has given it.
+
+        Args:
+            kind: of request.
+            arguments: the request's, as the model tells them: vLLM's puts other settings there.
+            answer: the model's.
+        """
+        asked = self._asked.get(_texts(arguments), [])
+        if len(asked) == 1:
+            arguments = asked[0]
+        elif arguments not in asked:
+            return
         if _is_random(kind, arguments):
             return
-        cut = getattr(self.model, "truncated", {}).get(_texts(arguments), 0)
-        self.answers.add(key_of(kind, arguments), answer, cut)
-        if len(self.answers.known) % FLUSH_EVERY == 0:
+        self.answers.add(key_of(kind, arguments), answer, self._cut(arguments))
+        now = time.monotonic()
+        if len(self.answers.known) % FLUSH_EVERY == 0 or now - self._written > FLUSH_AFTER:
             self.answers.flush()
+            self._written = now
+
+    def _cut(self, arguments: tuple) -> int:
+        """Tokens that the model has cut from a request that it was asked just now."""
+        return getattr(self.model, "truncated", {}).get(_texts(arguments), 0)
 
 
 FLUSH_EVERY = 64
-"""Answers that are written at once."""
+"""Answers that are written at once, at most ..."""
+
+FLUSH_AFTER = 10.0
+"""... and seconds after which those that there are get written."""
 
 
 def _is_random(kind: str, arguments: tuple) -> bool:
