@@ -372,14 +372,10 @@ def _with_images(study: Study) -> list[Source]:
 
 
 def seen_spec(study: Study, precision: str) -> Spec:
-    """The tower's features of the benchmarks' images, computed once for all of a precision.
-
-    Corrupted images aren't among them.
-    """
+    """The tower's features of the benchmarks' images, computed once for all of a precision."""
     chosen = {
         name: {key: value for key, value in values.items() if key not in _BESIDE_IMAGES}
         for name, values in benchmarks(study, "image").items()
-        if "corruption" not in values
     }
     tower = _tower(study)
     recipe = {
@@ -392,13 +388,15 @@ def seen_spec(study: Study, precision: str) -> Spec:
         tower=tower,
         precision=precision,
         benchmarks=chosen,
-        limit_gib=study.data.feature_cache_gib,
+        limit_gib=study.evaluation.feature_cache_gib,
         folder=f"{FEATURES}/{digest(recipe)}",
     )
 
 
 def _identified_files(benchmark: dict) -> dict:
     named = {k: identity(v) for k, v in benchmark.items() if k in _FILES and v is not None}
+    if "corruption" in benchmark:
+        named["corruption"] = {**benchmark["corruption"], "cache": None}
     return {**benchmark, **named}
 
 
@@ -687,8 +685,6 @@ def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
     recipe = {}
     for name, values in chosen.items():
         recipe[name] = {**_identified_files(values), "images": _which_photos(values)}
-        if "corruption" in values:
-            recipe[name]["corruption"] = {**values["corruption"], "cache": None}
     further = _how_text_is_asked(study, subject) if suite == "text" else {}
     known = {"version": RECIPE_VERSION, "protocol": settings.protocol, "benchmarks": recipe}
     key = digest({**known, **further})

@@ -205,7 +205,7 @@ class Data(Model):
     )
     make: Instructions = Field(default_factory=Instructions, description="Instructions by rule.")
     feature_cache_gib: Annotated[float, Field(ge=0)] = Field(
-        8.0, description="Room for the tower's features, computed once for all runs; 0: none."
+        8.0, description="Room for the tower's features of photos to learn from, for all runs."
     )
 
     @model_validator(mode="after")
@@ -511,6 +511,11 @@ class Evaluation(Model):
     batch_size: Positive = Field(32, description="Requests a batch.")
     token_budget: Positive | None = Field(
         None, description="Tokens a pass of the text suite; null: what suits the device."
+    )
+    feature_cache_gib: Annotated[float, Field(ge=0)] = Field(
+        8.0,
+        description="Room for the tower's features of the benchmarks' images, read by all that is"
+        " evaluated; beyond it each evaluation computes them.",
     )
     text: dict[Name, TextBenchmark] = Field(default_factory=dict, description="Text suite.")
     image: dict[Name, ImageBenchmark] = Field(default_factory=dict, description="Image suite.")

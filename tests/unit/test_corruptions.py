@@ -312,6 +312,26 @@ def test_the_cache_is_read_and_knows_another_image_of_the_same_name(images, tmp_
     assert not other.equal(again) and not other.equal(before)
 
 
+def test_a_contact_sheet_shows_each_kind_at_each_severity(images):
+    photo(2).save(images / "c.png")
+    sheet = np.asarray(contact_sheet(images / "c.png", [1, 3, 5]), np.int16)
+    width, height, rows = 3 * 224 + 4, 224 + 18 + 4, 10
+
+    def tile(block, at):
+        left, top = block // rows * width + 224 * at, block % rows * height + 18
+        return sheet[top : top + 224, left : left + 224]
+
+    clean = tile(0, 0)
+    for block, kind in enumerate(KINDS, 1):
+        tiles = [clean, *(tile(block, at) for at in range(3))]
+        for one in range(4):
+            assert tiles[one].std() > 3, f"{kind}: a tile is empty"
+            for other in range(one):
+                change = abs(tiles[one] - tiles[other]).mean()
+                assert change > 0.5, f"{kind}: tiles {other} and {one} are the same"
+    assert len(KINDS) == 19
+
+
 def test_contact_sheet(images):
     sheet = contact_sheet(images / "a.png", [1, 5])
     assert sheet.width == 2 * (2 * 224 + 4) and sheet.height == 10 * (224 + 18 + 4)

@@ -216,7 +216,11 @@ def test_features_are_shared_by_all_that_is_evaluated(world, tmp_path, monkeypat
     image = about_the_world(folder, tmp_path, **foggy)
     expected = evaluated(world, tmp_path / "alone", image)
     record, features = cached(world, tmp_path, image)
-    assert record["names"] == [str(folder / "images" / f"{n}.png") for n in range(6)]
+    paths = [str(folder / "images" / f"{n}.png") for n in range(6)]
+    assert record["names"] == paths + [f"{path}#fog-3" for path in paths]
+    room = 6.5 / 12 * (Path(features) / "features.npy").stat().st_size / 2**30
+    smaller, kept = cached(world, tmp_path / "smaller", image, room)
+    assert smaller["names"] == paths, "the foggy ones found no room"
 
     read = []
     tower_features = image_answers.tower_features
@@ -227,9 +231,9 @@ def test_features_are_shared_by_all_that_is_evaluated(world, tmp_path, monkeypat
             read.append(len(values)) or tower_features(tower, values, layer)
         ),
     )
-    for number in range(2):  # two subjects
-        found = evaluated(world, tmp_path / str(number), image, features=features)
-        assert sum(read) == 6 * (number + 1), "the foggy ones alone"
+    for number, cache in enumerate((features, kept)):
+        found = evaluated(world, tmp_path / str(number), image, features=cache)
+        assert sum(read) == 6 * number, "those that aren't cached"
         for one, other in zip(found, expected, strict=True):
             pd.testing.assert_frame_equal(one, other)
 
@@ -243,10 +247,23 @@ def test_where_there_is_no_room_for_features(world, tmp_path):
     assert len(items) == 24
 
 
+def test_room_for_features_is_apart_from_that_of_the_training():
+    of = made(POPE)
+    none = of.model_copy(update={"data": of.data.model_copy(update={"feature_cache_gib": 0.0})})
+    assert grid.seen_spec(none, "fp32")["limit_gib"] == 8
+    less = of.evaluation.model_copy(update={"feature_cache_gib": 3.0})
+    less = of.model_copy(update={"evaluation": less})
+    assert grid.seen_spec(less, "fp32")["limit_gib"] == 3
+    assert evaluation_key(less) == evaluation_key(of)
+
+
 def test_what_features_hang_on():
     corrupted = {**POPE, "corruptions": {"kinds": ["fog"], "severities": [1]}}
     key = grid.seen_spec(made(POPE), "fp32")["folder"]
-    assert grid.seen_spec(made(corrupted), "fp32")["folder"] == key
+    foggy = grid.seen_spec(made(corrupted), "fp32")["folder"]
+    assert foggy != key
+    corrupted["corruptions"]["cache"] = "somewhere"
+    assert grid.seen_spec(made(corrupted), "fp32")["folder"] == foggy
     assert grid.seen_spec(made(POPE), "bf16")["folder"] != key
     assert grid.seen_spec(made({**POPE, "questions": "r.json"}), "fp32")["folder"] != key
     of = made(POPE)

@@ -35,6 +35,10 @@ class CorruptedPixels:
         self.cache = None if cache is None else Path(cache)
         self.name = ""
 
+    def known_as(self, name: str) -> str:
+        """What an image is called among others, clean ones too."""
+        return f"{self.clean.folder / name}#{self.kind}-{self.severity}"
+
     def __call__(self, name: str) -> torch.Tensor:
         """Pixel values (3, H, W) of one image.
 

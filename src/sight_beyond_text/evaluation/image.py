@@ -14,13 +14,12 @@ import torch
 from tqdm import tqdm
 
 from sight_beyond_text.analysis import tidy
-from sight_beyond_text.data.samples import Pixels
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.evaluation.answer_file import Answers, key_of
 from sight_beyond_text.evaluation.answers import Sampling
 from sight_beyond_text.evaluation.image_answers import ImageAnswers, Seen
 from sight_beyond_text.evaluation.image_data import load_all
-from sight_beyond_text.evaluation.image_features import unreadable
+from sight_beyond_text.evaluation.image_features import reader, unreadable
 from sight_beyond_text.evaluation.scorers import captions, java, mme, pope, vqa
 from sight_beyond_text.evaluation.weights import identity_of
 from sight_beyond_text.files import COMPLETE, digest, read_json
@@ -152,7 +151,7 @@ class _Answering:
         self.model = ImageAnswers(model, tokenizer, template, spec["batch_size"], marks)
         cached = Features(spec["features"]) if spec.get("features") else None
         self.seen = Seen(model, cached)
-        self.folders: dict[str, Pixels] = {}
+        self.folders: dict[str, Callable[[str], torch.Tensor]] = {}
 
     def answers(self, name: str, asked: Mapping[str, dict]) -> Iterator[tuple[str, str]]:
         """(key, answer) of questions of a benchmark, as they are made."""
@@ -180,16 +179,7 @@ class _Answering:
     def _pixels(self, benchmark: dict) -> Callable[[str], torch.Tensor]:
         where = json.dumps([benchmark["images"], benchmark.get("corruption")])
         if where not in self.folders:
-            if "corruption" in benchmark:
-                # Not at the top: SciPy takes most of a second.
-                from sight_beyond_text.evaluation.corrupted import CorruptedPixels
-
-                made = CorruptedPixels(
-                    benchmark["images"], self.processor, **benchmark["corruption"]
-                )
-            else:
-                made = Pixels(benchmark["images"], self.processor, keep=0)
-            self.folders[where] = made
+            self.folders[where] = reader(benchmark, self.processor)
         return self.folders[where]
 
 

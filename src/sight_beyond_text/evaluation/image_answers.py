@@ -47,7 +47,7 @@ class Seen:
 
     Args:
         model: the whole model.
-        cached: features on disk, under paths of images; None for none.
+        cached: features on disk, under names that `known_as` gives; None for none.
         room: bytes to keep in memory.
     """
 
@@ -75,14 +75,18 @@ class Seen:
         if (pixels, name) in self.kept:
             self.kept.move_to_end((pixels, name))
             return self.kept[pixels, name]
-        clean = isinstance(pixels, Pixels)
-        return self.cached(str(pixels.folder / name)) if clean and self.cached else None
+        return self.cached(known_as(pixels, name)) if self.cached else None
 
     def _keep(self, key: tuple, features: torch.Tensor) -> None:
         # A copy, so that the rest of the batch is freed.
         self.kept[key] = features.clone()
         while len(self.kept) * features.nbytes > self.room:
             self.kept.popitem(last=False)
+
+
+def known_as(pixels, name: str) -> str:
+    """What an image is called in a cache of features: its path, and how it is corrupted."""
+    return str(pixels.folder / name) if isinstance(pixels, Pixels) else pixels.known_as(name)
 
 
 class _Reader:

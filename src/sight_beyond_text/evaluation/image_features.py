@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
 
 from sight_beyond_text.data.samples import Pixels
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.evaluation.image_answers import known_as
 from sight_beyond_text.evaluation.image_data import load_all
 from sight_beyond_text.models.building import DTYPES, load_processor, load_tower
 from sight_beyond_text.models.checkpoints import device
@@ -24,34 +25,56 @@ def make_features(spec: dict) -> dict:
         spec: `{tower, precision, benchmarks, limit_gib, folder}` (`grid.seen_spec`).
 
     Returns:
-        What `features.json` holds; images are named by their paths.
+        What `features.json` holds; images are named as `known_as` does. Corrupted twins are cached
+        one by one, as far as there is room.
 
     Raises:
         UserError: a benchmark or an image can't be read; the benchmark's are counted then.
     """
-    by_folder = {name: Path(benchmark["images"]) for name, benchmark in spec["benchmarks"].items()}
+    processor = load_processor(spec["tower"])
     asked = {
         name: list(dict.fromkeys(question["image"] for question in questions))
         for name, questions in load_all(spec["benchmarks"]).items()
     }
+    where: dict[str, tuple] = {}
+    clean, corrupted = [], []
+    for name, images in asked.items():
+        read = reader(spec["benchmarks"][name], processor)
+        known = {known_as(read, image): (name, read, image) for image in images}
+        where |= known
+        if "corruption" in spec["benchmarks"][name]:
+            corrupted.append(list(known))
+        else:
+            clean += known
     tower = load_tower(spec["tower"], DTYPES[spec["precision"]])
-    read = Pixels("", load_processor(spec["tower"]), keep=0)
 
-    def pixels(path: str) -> torch.Tensor:
+    def pixels(key: str) -> torch.Tensor:
+        name, read, image = where[key]
         try:
-            return read(path)
+            return read(image)
         except UserError as error:
-            name = next(n for n in asked if path in {str(by_folder[n] / i) for i in asked[n]})
-            raise unreadable(name, by_folder[name], asked[name], error) from None
+            folder = spec["benchmarks"][name]["images"]
+            raise unreadable(name, folder, asked[name], error) from None
 
     return cache_features(
-        [str(by_folder[name] / image) for name, images in asked.items() for image in images],
+        clean,
         pixels,
         tower.to(device()).eval(),
         spec["tower"]["layer"],
         spec["folder"],
         spec["limit_gib"],
+        corrupted,
     )
+
+
+def reader(benchmark: Mapping, processor) -> Callable[[str], torch.Tensor]:
+    """What gives pixel values of a benchmark's images by name, corrupted where it asks for that."""
+    if "corruption" not in benchmark:
+        return Pixels(benchmark["images"], processor, keep=0)
+    # Not at the top: SciPy takes most of a second.
+    from sight_beyond_text.evaluation.corrupted import CorruptedPixels
+
+    return CorruptedPixels(benchmark["images"], processor, **benchmark["corruption"])
 
 
 def unreadable(name: str, folder: str | Path, images: Iterable[str], first: UserError) -> UserError:

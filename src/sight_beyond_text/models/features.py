@@ -56,7 +56,13 @@ def tower_features(tower, pixel_values: torch.Tensor, layer: int) -> torch.Tenso
 
 
 def cache_features(
-    names: Iterable[str], pixels, tower, layer: int, folder: str | Path, limit_gib: float
+    names: Iterable[str],
+    pixels,
+    tower,
+    layer: int,
+    folder: str | Path,
+    limit_gib: float,
+    further: Iterable[Iterable[str]] = (),
 ) -> dict:
     """Writes the features of images to a folder, unless they take more room than allowed.
 
@@ -67,6 +73,7 @@ def cache_features(
         folder: gets `features.npy` (images, positions, features) in the tower's precision
             (bfloat16 by its bits, which NumPy has no type for), and `features.json`, last.
         limit_gib: room that the cache may take, in GiB.
+        further: groups of further images, each cached as a whole where it still finds room.
 
     Returns:
         What `features.json` holds: `names` in the order of the rows, or why there are none.
@@ -76,11 +83,16 @@ def cache_features(
     record: dict = {"names": [], "why": "no images"}
     if names:
         first = tower_features(tower, pixels(names[0])[None].to(tower.device), layer)
-        shape = (len(names), *first.shape[1:])
-        needed = tower.dtype.itemsize * np.prod(shape, dtype=float) / 2**30
+        each = tower.dtype.itemsize * np.prod(first.shape, dtype=float) / 2**30
+        needed = each * len(names)
         if needed > limit_gib:
             record["why"] = f"{needed:.1f} GiB needed, {limit_gib:g} allowed"
         else:
+            for group in further:
+                more = sorted(set(group).difference(names))
+                if each * (len(names) + len(more)) <= limit_gib:
+                    names += more
+            shape = (len(names), *first.shape[1:])
             _write(names, pixels, tower, layer, folder / "features.npy", shape)
             record = {"names": names, "hash": sha256(folder / "features.npy")}
     write_json(folder / "features.json", record)
