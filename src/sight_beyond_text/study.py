@@ -689,6 +689,11 @@ class Study(Model):
             return None
         return f"resources/micro/{digest({'version': RECIPE_VERSION, **self.micro.model_dump()})}"
 
+    @cached_property
+    def remembered(self) -> dict[str, Any]:
+        """What others worked out of the study alone; it never changes."""
+        return {}
+
     def path(self, given: str) -> str:
         """Where a path lies: `micro:...` in the world, `resource:...` in one, else as it is."""
         if given.startswith(RESOURCE):

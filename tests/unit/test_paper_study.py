@@ -36,8 +36,41 @@ def test_the_grid_is_six_bases_by_three_sources_by_four_tunings(paper) -> None:
     }
     runs = grid.run_specs(paper)
     assert len({run["id"] for run in runs}) == 60 and len(grid.align_specs(paper)) == 6
-    # 60 runs and 6 untuned bases, each on both suites.
-    assert len(grid.evaluation_specs(paper)) == 2 * 66
+    # 60 runs, 6 untuned bases and 16 released checkpoints, each on both suites.
+    assert len(grid.evaluation_specs(paper)) == 2 * 82
+
+
+def test_every_released_checkpoint_is_scored_on_the_base_that_it_was_trained_from(paper) -> None:
+    released = {
+        f"PahaII/MM-{base}-{kind}"
+        for base in ("LLaMA-7B", "Vicuna-7B", "LLaMA-3B", "Alpaca-3B", "LLaMA-2-7B")
+        + ("LLaMA-2-7B-chat",)
+        for kind in ("projector", "ft", "lora")
+    } - {"PahaII/MM-LLaMA-7B-lora", "PahaII/MM-Vicuna-7B-lora"}
+    found = {reference.released.repo: reference for reference in paper.references.values()}
+    assert found.keys() == released and len(released) == 16
+    for name, reference in paper.references.items():
+        base = paper.bases[name.removeprefix("mm-").rpartition("-")[0]]
+        assert reference.model_dump(include={"model", "revision", "template"}) == base.model_dump(
+            include={"model", "revision", "template"}
+        )
+
+
+def test_all_published_benchmarks_are_there(paper) -> None:
+    text = set(paper.evaluation.text)
+    for subset in ("cm", "justice", "deontology", "virtue", "utilitarianism"):
+        assert {f"ethics_{subset}", f"ethics_{subset}_hard"} <= text
+    others = {"mmlu", "gsm8k", "mathqa", "boolq", "squadv2"}
+    assert others | {"truthfulqa_mc1", "truthfulqa_mc2", "truthfulqa_gen"} <= text
+    image = grid.benchmarks(paper, "image")
+    corrupted = [values["corruption"] for values in image.values() if "corruption" in values]
+    assert len(corrupted) == 3 * 19 * 3 and {c["severity"] for c in corrupted} == {1, 3, 5}
+    clean = {name for name, values in image.items() if "corruption" not in values}
+    assert clean == {
+        "vqav2", "coco_captions", "flickr30k_captions", "mme",
+        "pope_random", "pope_popular", "pope_adversarial",
+    }  # fmt: skip
+    assert paper.data.leakage == "drop"
 
 
 def test_templates_and_recipe_are_the_published_ones(paper) -> None:
@@ -72,10 +105,9 @@ def test_every_base_names_the_revision_to_pin_where_one_is_known(path: Path) -> 
     assert all("revision" in model for model in (values["tower"], *values["bases"].values()))
 
 
-def test_only_what_can_not_be_fetched_must_be_there(paper, tmp_path: Path, monkeypatch) -> None:
+def test_nothing_must_be_there_to_plan_it(paper, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (line,) = grid.missing_inputs(paper)
-    assert line.startswith("bases.alpaca-3b.model: resources/models/alpaca-3b: no such folder")
+    assert grid.missing_inputs(paper) == []
 
 
 def test_a_folder_of_ones_own_stands_for_a_resource(path: Path, paper) -> None:

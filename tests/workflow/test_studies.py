@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -13,14 +14,15 @@ import yaml
 from file_server import Hub, serving
 
 from sight_beyond_text import grid, study
+from sight_beyond_text.plan import plan
 
 pytestmark = pytest.mark.workflow
 
 SIZES = {
-    # runs, alignments, subjects on text, subjects on images, resources, models of the hub
-    "paper": (60, 6, 66, 66, 16, 6),
-    "modern": (54, 6, 63, 60, 17, 10),
-    "laptop": (14, 2, 16, 16, 7, 3),
+    # runs, alignments, subjects on text, subjects on images, resources, models of the hub, jobs
+    "paper": (60, 6, 82, 82, 17, 23, 299),
+    "modern": (54, 6, 63, 60, 17, 10, 223),
+    "laptop": (14, 2, 16, 16, 7, 3, 72),
 }
 
 
@@ -31,20 +33,63 @@ def of(repository, name: str):
 @pytest.mark.parametrize("name", SIZES)
 def test_a_study_is_as_large_as_it_says(repository, name: str) -> None:
     read = study.read(of(repository, name))
-    runs, alignments, text, image, resources, models = SIZES[name]
+    runs, alignments, text, image, resources, models, jobs = SIZES[name]
     specs = grid.resource_specs(read)
     assert len(grid.run_specs(read)) == runs and len(grid.align_specs(read)) == alignments
     suites = [spec["suite"] for spec in grid.evaluation_specs(read)]
     assert (suites.count("text"), suites.count("image")) == (text, image)
     assert sum(spec["folder"] is not None for spec in specs) == resources
     assert sum(spec["folder"] is None for spec in specs) == models
-    told = of(repository, name).read_text().split("\nname:")[0]
-    assert f"{runs} runs and {alignments} alignments" in told
+    told = of(repository, name).read_text().split("\nname:")[0].replace("\n# ", " ")
+    assert f"{runs} runs and {alignments} alignments, {text} subjects scored" in told
+    assert f", {jobs} jobs." in told
+    (row,) = [line for line in page(repository) if f"[`{name}.yaml`]" in line]
+    assert [cell.strip() for cell in row.split("|")][2:5] == [str(runs), str(text), str(jobs)]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_a_study_takes_is_as_it_says(repository, name: str) -> None:
+    """As `sight plan` foretells it, to a tenth; in the study's head and in docs/data.md."""
+    read = study.read(of(repository, name))
+    planned = plan(read)
+    assert all(row["bytes"] for row in planned["resources"])
+    asked = sum(row["bytes"] for row in planned["resources"]) / 2**30
+    kept = planned["left"]["disk"] / 2**30
+    told = of(repository, name).read_text().split("\nname:")[0].replace("\n# ", " ")
+    fetched, checkpoints = told.split("To fetch: ")[1].split("to keep all checkpoints: ")
+    said = sum(float(number) for number in re.findall(r"([\d.]+) GiB", fetched))
+    assert said == pytest.approx(asked, rel=0.1)
+    assert float(checkpoints.split(" GiB")[0]) == pytest.approx(kept, rel=0.1)
+    (row,) = [line for line in page(repository) if f"[`{name}.yaml`]" in line]
+    numbers = [float(cell.split(" GiB")[0]) for cell in row.split("|") if " GiB" in cell][:2]
+    assert numbers == [pytest.approx(said, abs=1), pytest.approx(kept, rel=0.1)]
+
+
+def page(repository) -> list[str]:
+    return (repository / "docs" / "data.md").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_step_can_be_told_what_to_do(repository, name: str) -> None:
+    """Linux takes no argument of a command of 128 KiB or more."""
+    read = study.read(of(repository, name))
+    specs = [*grid.evaluation_specs(read), *grid.features_specs(read), grid.leaks_spec(read)]
+    specs += [grid.check_spec(read), grid.compare_spec(read), *grid.run_specs(read)]
+    assert max(len(str(spec)) for spec in specs) < 100_000
+
+
+def test_what_comes_from_the_hub_is_pinned_or_said_not_to_be(repository) -> None:
+    for name in SIZES:
+        lines = of(repository, name).read_text().splitlines()
+        for number, line in enumerate(lines):
+            if not re.match(r"\s*-? ?(repo|model): \S+/\S+", line) or "resource:" in line:
+                continue
+            pinned = any("revision: " in lines[n] for n in (number, number + 1))
+            assert pinned or "the first that comes is kept to" in line, f"{name}: {line}"
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_study_plans_at_once_without_torch(repository, name: str, tmp_path) -> None:
-    (tmp_path / "resources" / "models" / "alpaca-3b").mkdir(parents=True)
     code = (
         "import sys\n"
         f"sys.argv = ['sight', 'plan', '--configfile', {str(of(repository, name))!r}]\n"
@@ -116,12 +161,12 @@ def test_the_published_grid_plans_at_once_with_its_data_here(repository, tmp_pat
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_workflow_plans_without_a_line(fresh, name: str) -> None:
-    (fresh.folder / "resources" / "models" / "alpaca-3b").mkdir(parents=True)
     path = f"workflow/studies/{name}.yaml"
-    runs, alignments, text, image, resources, models = SIZES[name]
+    runs, alignments, text, image, resources, models, jobs = SIZES[name]
     planned = fresh.planned("--configfile", path)
     assert planned["fetch"] == resources + models
     assert (planned["tune"], planned["align"]) == (runs, alignments)
+    assert planned["evaluate"] == text + image and sum(planned.values()) == jobs
     told = fresh.planned("fetch_all", "--configfile", path)
     assert told == {"fetch": resources + models, "fetch_all": 1}
     # With everything there, nothing is fetched, and no run has another id.
@@ -136,10 +181,11 @@ def test_the_workflow_plans_without_a_line(fresh, name: str) -> None:
     assert again == {rule: count for rule, count in planned.items() if rule != "fetch"}
 
 
-def test_a_missing_base_is_told(fresh) -> None:
-    done = fresh.snakemake("-n", "--configfile", "workflow/studies/paper.yaml", check=False)
-    assert done.returncode != 0
-    assert "bases.alpaca-3b.model: resources/models/alpaca-3b: no such folder" in done.stdout
+def test_the_default_study_is_as_large_as_the_page_says(fresh, repository) -> None:
+    (row,) = [line for line in page(repository) if "[`config.yaml`]" in line]
+    read = study.read(fresh.folder / "config.yaml")
+    sizes = (len(grid.run_specs(read)), len(grid.subjects(read)), sum(fresh.planned().values()))
+    assert [int(cell) for cell in row.split("|")[2:5]] == list(sizes)
 
 
 @pytest.mark.slow
