@@ -139,11 +139,7 @@ def test_sampling_and_penalties_are_left_to_hf(tokenizer):
 
 
 def test_models_that_cannot_share_are_read_as_hf_reads_them(tokenizer, caplog):
-    from transformers import BloomConfig, BloomForCausalLM
-
-    torch.manual_seed(0)
-    model = BloomForCausalLM(BloomConfig(vocab_size=259, hidden_size=32, n_layer=2, n_head=2))
-    theirs, ours = models(model.eval(), tokenizer, batch_size=4)
+    theirs, ours = models(bloom(), tokenizer, batch_size=4)
     requests = choices()[:20]
     found = ours.loglikelihood(requests)
     assert not ours.shares
@@ -240,6 +236,42 @@ def test_where_it_never_fits_it_is_told_in_one_line(tokenizer):
     assert "\n" not in str(error.value)
 
 
+def bloom():
+    """A model whose starts can't be shared."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    torch.manual_seed(0)
+    config = BloomConfig(vocab_size=259, hidden_size=32, n_layer=2, n_head=2)
+    return BloomForCausalLM(config).eval()
+
+
+def test_where_memory_runs_out_and_nothing_is_shared_the_batch_is_halved(tokenizer, caplog):
+    from sight_beyond_text.errors import UserError
+
+    requests = [*choices()[:10], *choices()[50:60]]
+    theirs, _ = models(bloom(), tokenizer, batch_size=4)
+    expected = theirs.loglikelihood(requests, True)
+    _, ours = models(small_memory(bloom(), 900), tokenizer, batch_size=16)
+    found = ours.loglikelihood(requests, True)
+    assert not ours.shares and 1 <= ours.batch_size < 16
+    assert [v for v, _ in found] == pytest.approx([v for v, _ in expected], abs=1e-4)
+    assert "out of memory; going on with 8 rows a batch" in caplog.text
+    texts = asked("generate_until", [(text, {"max_gen_toks": 4}) for text in CONTEXTS[:6]])
+    _, ours = models(small_memory(bloom(), 300), tokenizer, batch_size=16)
+    assert ours.generate_until(texts, True) == theirs.generate_until(texts, True)
+    _, ours = models(small_memory(bloom(), 20), tokenizer, batch_size=4)
+    with pytest.raises(UserError, match="out of memory with one row a batch"):
+        ours.loglikelihood(requests, True)
+
+
+def test_choices_have_a_bar_unless_it_is_unwanted(tokenizer, capsys):
+    _, ours = models(tiny(), tokenizer)
+    ours.loglikelihood(choices()[:4], disable_tqdm=True)
+    assert "choices" not in capsys.readouterr().err
+    ours.loglikelihood(choices()[:4])
+    assert "choices: 100%" in capsys.readouterr().err
+
+
 def test_what_is_cut_is_counted(tokenizer):
     _, ours = models(tiny(), tokenizer, max_length=100)
     requests = asked("loglikelihood", [("x" * 150, " A"), ("x" * 97, " A"), ("x" * 99, " A")])
@@ -251,10 +283,7 @@ def test_what_is_cut_is_counted(tokenizer):
 
 
 def test_what_hf_cuts_is_counted_too(tokenizer):
-    from transformers import BloomConfig, BloomForCausalLM
-
-    bloom = BloomForCausalLM(BloomConfig(vocab_size=259, hidden_size=32, n_layer=2, n_head=2))
-    _, ours = models(bloom.eval(), tokenizer, max_length=100)
+    _, ours = models(bloom(), tokenizer, max_length=100)
     ours.loglikelihood(asked("loglikelihood", [("x" * 150, " A"), ("x" * 97, " A")]))
     sampled = {"max_gen_toks": 10, "do_sample": True, "temperature": 0.5}
     ours.generate_until(asked("generate_until", [("x" * 120, sampled)]), True)

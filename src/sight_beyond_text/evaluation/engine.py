@@ -78,6 +78,7 @@ class SightLM(HFLM):
 
     def __init__(self, *args, token_budget: int | str | None = None, **kwargs):
         self._encoded: dict[tuple, list[int]] = {}
+        self._has_bar = False
         super().__init__(*args, **kwargs)
         budget = token_budget or TOKEN_BUDGET.get(self.device.type, ON_ACCELERATORS)
         self.token_budget = int(budget)
@@ -112,8 +113,12 @@ class SightLM(HFLM):
 
     def loglikelihood(self, requests, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-likelihood in nats, whether greedy) of each request's continuation."""
-        # Tokenizing is too quick for a bar of its own.
-        return super().loglikelihood(requests, disable_tqdm=True)
+        # Tokenizing is too quick for a bar of its own; the choices have one.
+        self._has_bar = not disable_tqdm
+        try:
+            return super().loglikelihood(requests, disable_tqdm=True)
+        finally:
+            self._has_bar = False
 
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         """What the model says after each request's context, up to its stops."""
@@ -130,7 +135,9 @@ class SightLM(HFLM):
             self.truncated |= cut_of_prompts(
                 [requests[n].args for n in others], self._prompt, self.max_length, self.max_gen_toks
             )
-            found = super().generate_until([requests[n] for n in others], disable_tqdm)
+            asked = [requests[n] for n in others]
+            plainly = super().generate_until
+            found = self._in_memory(lambda _: plainly(asked, disable_tqdm))
             for number, text in zip(others, found, strict=True):
                 answers[number] = text
         total = len(requests) - len(others)
@@ -232,22 +239,16 @@ class SightLM(HFLM):
 
     def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
         # The last token is only scored, not read.
+        disable_tqdm = disable_tqdm and not self._has_bar
         self.truncated |= cut_of_choices(requests, self.max_length + 1)
+        for arguments, _, continuation in requests:
+            self._check_choice(arguments, continuation)
         if not self.shares:
-            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+            plainly = super()._loglikelihood_tokens
+            return self._in_memory(lambda size: plainly(requests, disable_tqdm, size), override_bs)
         asked: dict[tuple[int, ...], list[int]] = defaultdict(list)
         continuations = []
-        for number, (arguments, context, continuation) in enumerate(requests):
-            if not continuation:
-                raise UserError(
-                    f"a choice adds no token to its question ({str(arguments)[-80:]!r}), so it has"
-                    " no likelihood; leave this benchmark out"
-                )
-            if len(continuation) > self.max_length:
-                raise UserError(
-                    f"a choice of {len(continuation)} tokens is longer than the model's"
-                    f" {self.max_length} positions; leave this benchmark out"
-                )
+        for number, (_, context, continuation) in enumerate(requests):
             # As upstream: cut from the left.
             whole = (context + continuation)[-(self.max_length + 1) :]
             asked[tuple(whole[:-1])].append(number)
@@ -273,6 +274,47 @@ class SightLM(HFLM):
                     continue
                 self._halve_budget(exhausted)
         return answers
+
+    def _check_choice(self, arguments: tuple | None, continuation: list[int]) -> None:
+        if not continuation:
+            raise UserError(
+                f"a choice adds no token to its question ({str(arguments)[-80:]!r}), so it has"
+                " no likelihood; leave this benchmark out"
+            )
+        if len(continuation) > self.max_length:
+            raise UserError(
+                f"a choice of {len(continuation)} tokens is longer than the model's"
+                f" {self.max_length} positions; leave this benchmark out"
+            )
+
+    def _in_memory(self, ask: Callable[[int | None], list], size: int | None = None) -> list:
+        """What `hf` answers, with half the rows in a batch each time that memory runs out.
+
+        Args:
+            ask: asks `hf`, given `size`.
+            size: rows of a batch that aren't the model's own.
+        """
+        while True:
+            try:
+                return ask(size)
+            except RuntimeError as error:
+                rows = size or self.batch_size
+                # lm-eval's "auto" finds a size by itself.
+                if not should_reduce_batch_size(error) or not isinstance(rows, int):
+                    raise
+                exhausted = str(error)
+            if rows <= 1:
+                raise UserError(
+                    f"out of memory with one row a batch ({exhausted.splitlines()[0][:120]}); use a"
+                    " larger device, or the base in 4 bits"
+                )
+            rows //= 2
+            if size is None:
+                self.batch_size_per_gpu = rows
+            else:
+                size = rows
+            clear_torch_cache()
+            log.warning("out of memory; going on with %d rows a batch", rows)
 
     def _halve_budget(self, reason: str) -> None:
         if self.token_budget <= SMALLEST_BUDGET:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 from sight_beyond_text.files import COMPLETE, read_json
@@ -12,7 +13,7 @@ def identity_of(subject: dict) -> dict:
     """What stands for the language model of a subject.
 
     A checkpoint is known by the hashes in its record; a base's folder by names, sizes and times of
-    its files; a base of the hub by its commit, where it was fetched.
+    its files; a base of the hub by its commit.
 
     Args:
         subject: `{base, mode, checkpoint, precision}`.
@@ -67,9 +68,16 @@ def _folder(path: Path) -> list | None:
     ]
 
 
+@cache
 def _commit(model: str, revision: str | None) -> str:
-    from huggingface_hub import try_to_load_from_cache
+    """The commit that a load would take, asked of the hub where the study doesn't pin it."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, "config.json", revision=revision)
-    commit = re.search(r"snapshots/([0-9a-f]+)/", str(found))
+    if re.fullmatch("[0-9a-f]{40}", revision or ""):
+        return f"{model}@{revision}"
+    try:
+        found = hf_hub_download(model, "config.json", revision=revision)
+    except (OSError, ValueError):  # What can't be fetched is told where it is loaded.
+        found = try_to_load_from_cache(model, "config.json", revision=revision)
+    commit = re.search(r"snapshots[/\\]([0-9a-f]+)[/\\]", str(found))
     return f"{model}@{commit[1] if commit else revision or 'main'}"
