@@ -22,6 +22,7 @@ from sight_beyond_text.commands.import_checkpoint import import_checkpoint
 from sight_beyond_text.commands.lm_eval import HANDED_ON, lm_eval
 from sight_beyond_text.commands.score import score
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.leases import leased
 from sight_beyond_text.session import prepare_torch, session
 
 app = typer.Typer(
@@ -33,7 +34,13 @@ app = typer.Typer(
 
 SpecText = Annotated[str, typer.Argument(metavar="SPEC", help="The spec, as JSON.")]
 Log = Annotated[Path | None, typer.Option(help="Gets all output; errors are shown too.")]
-Threads = Annotated[int | None, typer.Option(help="Threads of numerical libraries.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads of numerical libraries, over all processes.")
+]
+Gpus = Annotated[
+    int | None,
+    typer.Option(min=0, help="GPUs to wait for and compute on; one a process by default."),
+]
 Record = Annotated[Path, typer.Option(help="Completion record, written last.")]
 StudyFile = Annotated[Path, typer.Argument(help="A study file.")]
 
@@ -225,9 +232,11 @@ def _refuse_leaks(read: dict) -> None:
 
 
 @app.command()
-def features(settings: SpecText, log: Log = None, threads: Threads = None) -> None:
+def features(
+    settings: SpecText, log: Log = None, threads: Threads = None, gpus: Gpus = None
+) -> None:
     """Computes what the vision tower makes of images, once for all that read them."""
-    with session(log, threads):
+    with session(log, threads), leased(1 if gpus is None else gpus):
         prepare_torch(threads)
         read = _spec(settings)
         if "benchmarks" in read:
@@ -239,29 +248,36 @@ def features(settings: SpecText, log: Log = None, threads: Threads = None) -> No
 
 
 @app.command()
-def align(run: SpecText, record: Record, log: Log = None, threads: Threads = None) -> None:
+def align(
+    run: SpecText, record: Record, log: Log = None, threads: Threads = None, gpus: Gpus = None
+) -> None:
     """Stage 1: trains a base's projector."""
-    _train(run, record, log, threads)
+    _train(run, record, log, threads, gpus)
 
 
 @app.command()
-def tune(run: SpecText, record: Record, log: Log = None, threads: Threads = None) -> None:
+def tune(
+    run: SpecText, record: Record, log: Log = None, threads: Threads = None, gpus: Gpus = None
+) -> None:
     """Stage 2: trains one run."""
-    _train(run, record, log, threads)
+    _train(run, record, log, threads, gpus)
 
 
-def _train(run: str, record: Path, log: Path | None, threads: int | None) -> None:
+def _train(run: str, record: Path, log: Path | None, threads: int | None, gpus: int | None) -> None:
     spec = None
     with session():
         spec = _spec(run)
     from sight_beyond_text.training.launch import is_one_of_several, launch
 
     processes = spec["training"]["processes"]
+    gpus = processes if gpus is None else gpus
     if processes > 1 and not is_one_of_several():
-        launch(processes, sys.argv[1:])
+        with session(), leased(gpus, processes):
+            launch(processes, sys.argv[1:])
         return
-    with session(log, threads):
-        prepare_torch(threads)
+    each = threads and max(1, threads // processes)
+    with session(log, each), leased(gpus):
+        prepare_torch(each)
         from sight_beyond_text.training.train import train
 
         train(spec, record)
@@ -278,13 +294,14 @@ def evaluate(
     ] = None,
     log: Log = None,
     threads: Threads = None,
+    gpus: Gpus = None,
 ) -> None:
     """Scores runs, bases or references on the text or the image suite.
 
     Of several specs, those on text that share a base share one load of it. Each gets its tables as
     soon as it is done; one on text that is finished isn't scored again.
     """
-    with session(log, threads):
+    with session(log, threads), leased(1 if gpus is None else gpus):
         specs = [_evaluation(text) for text in evaluations]
         if out is not None and len(specs) > 1:
             raise UserError("--out: one folder for several specs; leave it out: each has its own")
