@@ -29,7 +29,9 @@ def plan(study: Study) -> dict:
 
     def trained(folder: str, spec: grid.Spec) -> dict:
         done = Path(f"{folder}/{spec['id']}/train.json").is_file()
-        return {"run": spec["id"], "trained": done, **foreteller.costs(spec)}
+        processes = spec["training"]["processes"]
+        told = {"run": spec["id"], "trained": done, "processes": processes}
+        return {**told, **foreteller.costs(spec)}
 
     runs = [
         {**cell.model_dump(), **trained(grid.RUNS, grid.run_spec(study, cell))} for cell in kept
@@ -142,6 +144,8 @@ def _columns(planned: dict, costs: bool) -> dict[str, Callable[[dict], str]]:
         "GiB": of_memory("without_checkpointing", _gib),
         "GiB ckpt": of_memory("with_checkpointing", _gib),
     }
+    if any(row["processes"] > 1 for row in (*planned["runs"], *planned["alignments"])):
+        columns["processes"] = of("processes", _whole)
     hardware = planned["hardware"]
     if hardware:
         columns["fits"] = _fits

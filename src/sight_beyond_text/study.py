@@ -580,6 +580,34 @@ class Hardware(Model):
         return self
 
 
+class Job(Model):
+    """What a kind of job asks for, in place of the defaults."""
+
+    threads: Positive | None = Field(
+        None, description="Of each process; 4 with a GPU, 1 without, by default."
+    )
+    mem_mb: Positive | None = Field(
+        None, description="Main memory of each process; 32000 with a GPU, 4000 without."
+    )
+    runtime: Positive | None = Field(
+        None, description="Minutes, at most; 480 with a GPU, 120 without, by default."
+    )
+
+
+class Jobs(Model):
+    """What jobs ask of Snakemake and SLURM. Nothing here changes what is learned or scored."""
+
+    gpu: bool = Field(
+        True,
+        description="A GPU for each process of a training, each evaluation and each cache of"
+        " features; false for a study that runs on CPUs.",
+    )
+    align: Job = Field(default_factory=Job, description="Stage 1.")
+    tune: Job = Field(default_factory=Job, description="Stage 2.")
+    evaluate: Job = Field(default_factory=Job, description="A subject on a suite.")
+    cache_features: Job = Field(default_factory=Job, description="The tower's features.")
+
+
 class Study(Model):
     """One study: axes, recipes, benchmarks, figures."""
 
@@ -609,6 +637,9 @@ class Study(Model):
     figures: Figures = Field(default_factory=Figures, description="How figures look.")
     hardware: Hardware | None = Field(
         None, description="The GPU to foretell times and prices for; nothing hangs on it."
+    )
+    jobs: Jobs = Field(
+        default_factory=Jobs, description="What jobs ask of Snakemake and SLURM; see docs."
     )
 
     @model_validator(mode="before")

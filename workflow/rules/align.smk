@@ -4,7 +4,7 @@
 rule align:
     """Trains a base's projector on image and caption pairs."""
     input:
-        lambda wildcards: training_inputs(ALIGNMENTS[wildcards.alignment]),
+        lambda wildcards: training_inputs(alignment_of(wildcards)),
     output:
         "results/alignments/{alignment}/train.json",
     log:
@@ -13,10 +13,16 @@ rule align:
         "logs/alignments/{alignment}/align.benchmark.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: 1
+    threads: asked("align", "threads", alignment_of)
+    resources:
+        gpu=asked("align", "gpu", alignment_of),
+        mem_mb=asked("align", "mem_mb", alignment_of),
+        runtime=asked("align", "runtime", alignment_of),
+        nodes=1,
     params:
-        run=lambda wildcards: ALIGNMENTS[wildcards.alignment],
+        run=alignment_of,
     message:
         "Align {wildcards.alignment}"
     shell:
-        "sight align {params.run:q} --record {output:q} --threads {threads} --log {log:q}"
+        "sight align {params.run:q} --record {output:q}"
+        " --threads {threads} --gpus {resources.gpu} --log {log:q}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from sight_beyond_text import grid
+from sight_beyond_text import grid, jobs
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.session import from_source
 from sight_beyond_text.study import load
@@ -114,6 +114,21 @@ def features_inputs(spec):
     return [made(path) for path in [spec["tower"]["model"], spec["images"], *spec["instructions"]]]
 
 
+def alignment_of(wildcards):
+    """The spec of an alignment, by its id."""
+    return ALIGNMENTS[wildcards.alignment]
+
+
+def run_of(wildcards):
+    """The spec of a run, by its id."""
+    return RUNS[wildcards.run]
+
+
+def features_of(wildcards):
+    """The spec of a cache of features, by the end of its folder's name."""
+    return FEATURES[wildcards.key]
+
+
 def evaluation_of(wildcards):
     """The spec behind an evaluation's folder."""
     return EVALUATIONS[f"results/runs/{wildcards.subject}/{wildcards.suite}-{wildcards.key}"]
@@ -146,6 +161,11 @@ def checked_inputs():
     paths = [*spec["instructions"], *(own["path"] for own in spec.get("sources", []))]
     paths += [spec["images"], *spec.get("learned_from", {})]
     return sorted({made(path) for path in paths if path.startswith("resources/")})
+
+
+def asked(rule, what, spec_of):
+    """What a job asks for (`gpu`, `threads`, `mem_mb`, `runtime`), as a function for its rule."""
+    return lambda wildcards, attempt: jobs.asked(STUDY, rule, spec_of(wildcards), attempt)[what]
 
 
 def evaluation_tables():

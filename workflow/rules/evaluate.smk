@@ -17,7 +17,11 @@ rule evaluate:
         key="[0-9a-f]{8}",
     conda:
         "../../envs/evaluate.yaml"
-    threads: 1
+    threads: asked("evaluate", "threads", evaluation_of)
+    resources:
+        gpu=asked("evaluate", "gpu", evaluation_of),
+        mem_mb=asked("evaluate", "mem_mb", evaluation_of),
+        runtime=asked("evaluate", "runtime", evaluation_of),
     params:
         evaluation=evaluation_of,
         folder=lambda wildcards: evaluation_of(wildcards)["folder"],
@@ -25,4 +29,4 @@ rule evaluate:
         "Evaluate {wildcards.subject} ({wildcards.suite})"
     shell:
         "sight evaluate {params.evaluation:q} --out {params.folder:q}"
-        " --threads {threads} --log {log:q}"
+        " --threads {threads} --gpus {resources.gpu} --log {log:q}"

@@ -77,7 +77,7 @@ if INSTRUCTIONS is not None:
 rule cache_features:
     """Computes the frozen tower's features of images, for all runs or evaluations to read."""
     input:
-        lambda wildcards: features_inputs(FEATURES[wildcards.key]),
+        lambda wildcards: features_inputs(features_of(wildcards)),
     output:
         f"{grid.FEATURES}/{{key}}/features.json",
     log:
@@ -86,13 +86,18 @@ rule cache_features:
         f"logs/{grid.FEATURES}/{{key}}.benchmark.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: 1
+    threads: asked("cache_features", "threads", features_of)
+    resources:
+        gpu=asked("cache_features", "gpu", features_of),
+        mem_mb=asked("cache_features", "mem_mb", features_of),
+        runtime=asked("cache_features", "runtime", features_of),
     params:
-        features=lambda wildcards: FEATURES[wildcards.key],
+        features=features_of,
     message:
         "Features of images"
     shell:
-        "sight features {params.features:q} --threads {threads} --log {log:q}"
+        "sight features {params.features:q}"
+        " --threads {threads} --gpus {resources.gpu} --log {log:q}"
 
 
 if STUDY.data.leakage == "drop":
@@ -137,7 +142,7 @@ rule check_inputs:
     priority: 100
     conda:
         "../../envs/evaluate.yaml"
-    threads: workflow.cores
+    threads: workflow.resource_settings.cores or 1
     params:
         inputs=grid.check_spec(STUDY),
     message:

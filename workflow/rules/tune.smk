@@ -4,8 +4,8 @@
 rule tune:
     """Trains one cell of the grid."""
     input:
-        lambda wildcards: training_inputs(RUNS[wildcards.run]),
-        alignment=lambda wildcards: record_of(RUNS[wildcards.run]["projector"]),
+        lambda wildcards: training_inputs(run_of(wildcards)),
+        alignment=lambda wildcards: record_of(run_of(wildcards)["projector"]),
     output:
         "results/runs/{run}/train.json",
     log:
@@ -14,10 +14,16 @@ rule tune:
         "logs/runs/{run}/tune.benchmark.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: 1
+    threads: asked("tune", "threads", run_of)
+    resources:
+        gpu=asked("tune", "gpu", run_of),
+        mem_mb=asked("tune", "mem_mb", run_of),
+        runtime=asked("tune", "runtime", run_of),
+        nodes=1,
     params:
-        run=lambda wildcards: RUNS[wildcards.run],
+        run=run_of,
     message:
         "Tune {wildcards.run}"
     shell:
-        "sight tune {params.run:q} --record {output:q} --threads {threads} --log {log:q}"
+        "sight tune {params.run:q} --record {output:q}"
+        " --threads {threads} --gpus {resources.gpu} --log {log:q}"

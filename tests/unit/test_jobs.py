@@ -1,0 +1,86 @@
+"""What jobs ask of Snakemake and SLURM."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from sight_beyond_text import grid, study
+from sight_beyond_text.errors import UserError
+from sight_beyond_text.jobs import asked
+
+
+@pytest.fixture
+def tiny(repository):
+    """The tiny study; gives a function that reads it with other `jobs` and `processes`."""
+    values = yaml.safe_load((repository / "tests" / "workflow" / "tiny.yaml").read_text())
+
+    def of(processes: int = 1, **jobs) -> study.Study:
+        full = {**values["tunings"]["full"], "processes": processes}
+        tunings = {**values["tunings"], "full": full}
+        return study.load({**values, "tunings": tunings, "jobs": jobs})
+
+    return of
+
+
+def tuned(read: study.Study) -> grid.Spec:
+    return next(spec for spec in grid.run_specs(read) if spec["mode"] == "full")
+
+
+def test_each_process_has_a_gpu_and_its_share(tiny):
+    read = tiny(processes=4)
+    expected = {"gpu": 4, "threads": 16, "mem_mb": 128_000, "runtime": 480}
+    assert asked(read, "tune", tuned(read)) == expected
+    evaluation = grid.evaluation_specs(read)[0]
+    assert asked(read, "evaluate", evaluation)["gpu"] == 1
+    assert asked(read, "cache_features", grid.features_specs(read)[0])["threads"] == 4
+
+
+def test_a_study_of_cpus_asks_for_no_gpu_and_one_core_a_process(tiny):
+    read = tiny(processes=2, gpu=False)
+    expected = {"gpu": 0, "threads": 2, "mem_mb": 8000, "runtime": 120}
+    assert asked(read, "tune", tuned(read)) == expected
+
+
+def test_a_study_says_what_a_kind_of_job_needs(tiny):
+    read = tiny(processes=2, tune={"threads": 8, "mem_mb": 64_000, "runtime": 1440})
+    expected = {"gpu": 2, "threads": 16, "mem_mb": 128_000, "runtime": 1440}
+    assert asked(read, "tune", tuned(read)) == expected
+    assert asked(read, "align", grid.align_specs(read)[0])["runtime"] == 480
+
+
+def test_each_attempt_asks_for_more_memory_and_time(tiny):
+    read = tiny(gpu=False)
+    first, third = (asked(read, "tune", tuned(read), attempt) for attempt in (1, 3))
+    assert third == {**first, "mem_mb": 3 * first["mem_mb"], "runtime": 3 * first["runtime"]}
+
+
+def test_what_jobs_ask_for_is_no_part_of_any_spec(tiny):
+    one = tiny()
+    other = tiny(processes=1, gpu=False, tune={"threads": 2, "mem_mb": 1, "runtime": 1})
+    for specs in (grid.run_specs, grid.align_specs, grid.evaluation_specs, grid.features_specs):
+        assert specs(one) == specs(other)
+
+
+def test_a_mistake_is_told(tiny):
+    with pytest.raises(UserError, match=r"jobs\.tune\.memory: unknown key"):
+        tiny(tune={"memory": 1})
+
+
+def test_torch_is_not_imported(repository):
+    code = (
+        "import sys, sight_beyond_text.jobs, sight_beyond_text.leases\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    source = {"PYTHONPATH": str(repository / "src")}
+    assert subprocess.run([sys.executable, "-c", code], env=source).returncode == 0
+
+
+def test_a_plan_tells_the_processes_where_a_run_has_several(tiny):
+    from sight_beyond_text.plan import as_table, plan
+
+    several = as_table(plan(tiny(processes=4))).splitlines()
+    assert several[1].split()[-1] == "processes"
+    assert {line.split()[-1] for line in several if "-full-" in line} == {"4"}
+    assert "processes" not in as_table(plan(tiny())).splitlines()[1]
