@@ -1,6 +1,8 @@
 """Data cards tell counts, lengths, kinds and examples; nothing of the data runs in a browser."""
 
 import json
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -52,7 +54,6 @@ def test_everything_on_the_page_is_escaped(tmp_path: Path) -> None:
     rows = [
         row(EVIL, f"<image>\n{EVIL}", EVIL, kind=EVIL, image="a.png"),
         row("2", "<image>", EVIL, image=f"{EVIL}.png"),
-        row("3", "<image>", "b", image="../secret.png"),
     ]
     paths = write_card(make_card("visual", rows, {EVIL: EVIL}), tmp_path, tmp_path)
     page = paths[2].read_text(encoding="utf-8")
@@ -64,6 +65,73 @@ def test_everything_on_the_page_is_escaped(tmp_path: Path) -> None:
     assert not any(key.startswith("on") for _, attributes in found for key in attributes)
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;quoted&quot;" in page
     assert json.loads(paths[0].read_text())["examples"] == rows
+
+
+def test_no_picture_from_outside_the_folder_is_on_the_page(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for place in (tmp_path / "secret.png", tmp_path / "images" / "a.png"):
+        Image.new("RGB", (9, 9), "red").save(place)
+    names = ["a.png", "../secret.png", str(tmp_path / "secret.png"), "x/../../secret.png"]
+    rows = [row(str(n), "<image>", "b", image=name) for n, name in enumerate(names)]
+    page = write_card(make_card("visual", rows), tmp_path, tmp_path / "images")[2]
+    assert sum(tag == "img" for tag, _ in tags(page)) == 1
+    assert page.read_text().count("leads out of the folder of images; not shown") == 3
+
+
+def test_the_command_writes_a_card_of_each_source(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (9, 9), "red").save(tmp_path / "images" / name)
+    rows = [row(n, "<image>\nWhat?", "A square.", image=f"{n}.png") for n in ("1", "2")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    told = [{"image": r["image"], "captions": ["It is red."], "instances": []} for r in rows]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    alpaca = [{"instruction": "Name a fish.", "input": "", "output": "Cod."}]
+    (tmp_path / "alpaca.json").write_text(json.dumps(alpaca))
+    training = {"learning_rate": 1, "batch_size": 2}
+    study = {
+        "name": "carded",
+        "data": {
+            "images": "images",
+            "captions": "captions.jsonl",
+            "instructions": "rows.json",
+            "alignment": "rows.json",
+        },
+        "tower": {"model": "a/tower"},
+        "bases": {"one": {"model": "a/base"}, "two": {"model": "b/base"}},
+        "sources": {
+            "visual": {},
+            "caption": {},
+            "alpaca": {"form": "text", "instructions": "alpaca.json"},
+        },
+        "alignment": training,
+        "tunings": {"full": training, "lora": training},
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    command = [
+        sys.executable,
+        "-m",
+        "sight_beyond_text.cli",
+        "card",
+        "study.yaml",
+        "--out",
+        "cards",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    counts = {"visual": 2, "caption": 2, "alpaca": 1}
+    assert done.stdout.splitlines() == [
+        f"{name}: {count} samples: cards/{name}.json, cards/{name}.md, cards/{name}.html"
+        for name, count in counts.items()
+    ]
+    cards = {name: json.loads((tmp_path / f"cards/{name}.json").read_text()) for name in counts}
+    assert cards["visual"]["told"] == {
+        "study": "carded", "form": "visual", "instructions": "rows.json",
+    }  # fmt: skip
+    assert cards["caption"]["told"]["captions"] == "captions.jsonl"
+    assert "It is red." in (tmp_path / "cards" / "caption.md").read_text()
+    pictures = [sum(t == "img" for t, _ in tags(tmp_path / f"cards/{n}.html")) for n in counts]
+    assert pictures == [2, 0, 0]
 
 
 def test_a_card_of_published_instructions_in_three_forms(shared_data: Path, tmp_path: Path) -> None:

@@ -174,3 +174,19 @@ def test_the_command(data: Path) -> None:
         " be from 'human' with a text value, found from 'gpt'; human and gpt must take turns; mend"
         " them\n"
     )
+
+
+def test_the_workflows_check_tells_lengths_and_doubles(data: Path) -> None:
+    """In its log, as `sight check-data` does."""
+    rows = json.loads((data / "rows.json").read_text())
+    (data / "rows.json").write_text(json.dumps([*rows, {**rows[0], "id": "c"}]))
+    spec = {"instructions": [str(data / "rows.json")], "images": str(data / "images")}
+    command = [sys.executable, "-m", "sight_beyond_text.cli", "check", json.dumps(spec)]
+    done = subprocess.run([*command, "--log", str(data / "log")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (data / "log").read_text().splitlines()[:4] == [
+        f"{data}/rows.json: 4 samples, 2 images (looked at in {data}/images)",
+        "longest: 24 characters",
+        "said twice of the same image: 1",
+        "samples that share an id: 2",
+    ]

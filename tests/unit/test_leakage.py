@@ -21,6 +21,7 @@ from sight_beyond_text.data.leakage import (
     words_of,
 )
 from sight_beyond_text.data.prepare import load_rows
+from sight_beyond_text.errors import UserError
 from sight_beyond_text.study import ImageBenchmark
 
 
@@ -83,14 +84,14 @@ def test_real_photos_of_pope_are_found_under_their_other_names(
 
 
 def test_published_instructions_hold_photos_of_popes_evaluation(shared_data: Path) -> None:
-    """LLaVA's 30 questions are about val2014, as POPE's are: here none of them is the same."""
+    """LLaVA's 30 photos are of val2014, as POPE's 500 are; they share one, asked about three times."""
     path = str(shared_data / "llava" / "coco2014_val_gpt4_qa_30x3.jsonl")
-    questions = (shared_data / "pope" / "coco" / "coco_pope_random.json").read_text().splitlines()
-    evaluated = {coco_id(json.loads(line)["image"]) for line in questions}
+    found = find_leaks({path: None}, {}, {"pope": pope(shared_data, only_present=False)})
+    told = found["benchmarks"]["pope"]
+    assert (told["images"], told["leaked_images"]) == (500, 1)
     rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
-    expected = {coco_id(r["image"]) for r in rows} & evaluated
-    found = find_leaks({path: None}, {}, {"pope": pope(shared_data)})
-    assert found["benchmarks"]["pope"]["leaked_images"] <= len(expected)
+    places = [place for place, r in enumerate(rows) if coco_id(r["image"]) == 506483]
+    assert found["samples"] == {path: places} and len(places) == 3
 
 
 def test_questions_of_real_benchmarks_are_found_in_training_texts(
@@ -216,6 +217,39 @@ def test_a_study_can_drop(leaky: Path, shared_data: Path, run_sight, monkeypatch
     questions = str(shared_data / "pope/coco/coco_pope_popular.json")
     changed["evaluation"]["image"]["pope"]["questions"] = questions
     assert grid.leaks_spec(study.load(changed))["folder"] != spec["folder"]
+
+
+def test_the_command_tells_of_a_study(leaky: Path, shared_data: Path, run_sight) -> None:
+    changed = values(leaky, shared_data, "ignore")
+    changed["evaluation"]["text"] = {"truthfulqa_mc1": {"path": str(shared_data / "truthfulqa")}}
+    path = leaky / "study.yaml"
+    path.write_text(json.dumps(changed))
+    done = run_sight("leaks", str(path), "--out", str(leaky / "leaks.json"))
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line.split() for line in done.stdout.splitlines()}
+    # name, kind, items, images, leaked images, overlapping questions
+    assert lines["truthfulqa_mc1"][1:6] == ["text", "817", "-", "-", "0"]
+    assert lines["pope"][1:5] == ["image", "18", "3", "1"]
+    assert done.stdout.splitlines()[-2:] == [
+        f"{leaky}/pairs.json: 0 samples hold a leaked image or text question",
+        f"{leaky}/rows.json: 1 samples hold a leaked image or text question",
+    ]
+    found = json.loads((leaky / "leaks.json").read_text())
+    assert found["samples"][str(leaky / "rows.json")] == [0]
+    done = run_sight("leaks", str(leaky / "none.yaml"))
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {leaky}/none.yaml: no such")
+
+
+def test_a_file_that_was_never_looked_at_is_not_learned_from(
+    leaky: Path, shared_data: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(leaky)
+    read = study.load(values(leaky, shared_data, "drop"))
+    folder = Path(grid.leaks_spec(read)["folder"])
+    folder.mkdir(parents=True)
+    (folder / "leaks.json").write_text(json.dumps({"samples": {"other.json": [0]}}))
+    with pytest.raises(UserError, match="rows.json wasn't looked at; remove this file"):
+        load_rows(grid.run_specs(read)[0])
 
 
 @pytest.fixture

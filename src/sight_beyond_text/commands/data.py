@@ -29,15 +29,7 @@ def check_data(
 
     with session():
         found = check_file(file, images, layout, decode)
-        looked = "not looked at" if images is None else f"looked at in {images}"
-        print(f"{file}: {found.samples:,} samples, {found.images:,} images ({looked})")
-        print(f"longest: {found.longest:,} characters")
-        print(f"said twice of the same image: {len(found.doubles):,}")
-        print(f"samples that share an id: {found.double_ids:,}")
-        for name, reason in found.left_out[:10]:
-            print(f"left out: {name}: {reason}")
-        if len(found.left_out) > 10:
-            print(f"left out: {len(found.left_out) - 10:,} more")
+        print(*found.told(file, images), sep="\n")
         if found.problems:
             raise UserError("\n".join(found.lines(file)))
 

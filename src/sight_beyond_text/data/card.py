@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import fmean
 
 from PIL import Image
@@ -159,6 +159,10 @@ def as_page(card: dict, images: str | Path | None = None) -> str:
 
 
 def _picture(name: str, folder: str | Path | None) -> str:
+    # A page is handed on: it may show nothing but the data's own pictures.
+    inner = PurePath(name)
+    if inner.is_absolute() or ".." in inner.parts:
+        return f"<p>{escape(name)} leads out of the folder of images; not shown</p>"
     try:
         if folder is None:
             raise FileNotFoundError

@@ -53,6 +53,25 @@ class Findings:
         """Notes one problem."""
         self.problems.setdefault(problem, []).append((where, detail))
 
+    def told(self, path: str | Path, images: str | Path | None) -> list[str]:
+        """What was looked at, and what is no mistake but good to know, a line each.
+
+        Args:
+            path: the file that was checked.
+            images: the folder of its images; None where they were left alone.
+        """
+        looked = "not looked at" if images is None else f"looked at in {images}"
+        lines = [
+            f"{path}: {self.samples:,} samples, {self.images:,} images ({looked})",
+            f"longest: {self.longest:,} characters",
+            f"said twice of the same image: {len(self.doubles):,}",
+            f"samples that share an id: {self.double_ids:,}",
+            *(f"left out: {name}: {reason}" for name, reason in self.left_out[:10]),
+        ]
+        if len(self.left_out) > 10:
+            lines.append(f"left out: {len(self.left_out) - 10:,} more")
+        return lines
+
     def lines(self, path: str | Path) -> list[str]:
         """The problems, a line each: how many, the first, and what to do."""
         return [
@@ -88,12 +107,14 @@ def check_file(
 
 
 def check_instructions(path: str | Path, images: str | Path, layout: str | None = None) -> None:
-    """Refuses a file of instructions in which something is wrong.
+    """Prints what is in a file of instructions, and refuses it where something is wrong.
 
     Raises:
         UserError: all that is wrong, a line each.
     """
-    lines = check_file(path, images, layout).lines(path)
+    found = check_file(path, images, layout)
+    print(*found.told(path, images), sep="\n")
+    lines = found.lines(path)
     if lines:
         raise UserError("\n".join(lines))
 

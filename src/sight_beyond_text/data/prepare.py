@@ -29,7 +29,13 @@ def load_rows(spec: dict) -> list[dict]:
     path = data["instructions"]
     rows = read_instructions(path, data.get("layout"))
     if data.get("leaks"):
-        left_out = set(read_json(data["leaks"], "samples that leak")["samples"].get(path, ()))
+        found = read_json(data["leaks"], "samples that leak")["samples"]
+        if path not in found:
+            raise UserError(
+                f"{data['leaks']}: {path} wasn't looked at; remove this file, and the next start"
+                " looks again"
+            )
+        left_out = set(found[path])
         rows = [row for number, row in enumerate(rows) if number not in left_out]
     if source["kinds"] != "all" and data.get("kinds"):
         rows = with_kinds(rows, read_kinds(data["kinds"]))
