@@ -55,6 +55,13 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with everything.")] = False,
     costs: Annotated[bool, typer.Option("--costs", help="Tell more of what runs take.")] = False,
+    gpu: Annotated[
+        str | None, typer.Option(help="Reckon with this GPU of the table instead.")
+    ] = None,
+    discordance: Annotated[
+        float,
+        typer.Option(min=0.001, max=1, help="Share of answers that differ between two runs."),
+    ] = 0.3,
 ) -> None:
     """Lists the grid of a study, what was pruned and why, and what each run will take."""
     from sight_beyond_text import grid
@@ -66,9 +73,18 @@ def plan(
             raise UserError(f"two study files, {study} and {configfile}; give one")
         path = configfile or study or Path("config.yaml")
         read_study = read(path)
-        planned = planning.plan(read_study)
+        if gpu is not None:
+            read_study = read_study.model_copy(update={"hardware": _hardware(read_study, gpu)})
+        planned = planning.plan(read_study, discordance)
         print(planning.as_json(planned) if as_json else planning.as_table(planned, costs))
         grid.check_inputs(read_study, [path])
+
+
+def _hardware(study, gpu: str):
+    from sight_beyond_text.study import Hardware
+
+    own = study.hardware or Hardware(gpu="own", memory_gib=1, tflops=1)
+    return own.on(gpu)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from sight_beyond_text.benchmark_sizes import image_size, text_size
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.known_files import known_samples
 from sight_beyond_text.lengths import Sizes, measure, read_samples
@@ -28,6 +29,10 @@ from sight_beyond_text.study import Study
 
 RESERVED = 2**30
 """Bytes of a GPU that a training can't have: CUDA's context, and gaps between tensors."""
+
+WRITING = 0.005
+"""Share of the peak that each answer of a batch uses while it is written: for every token all
+weights are read, and a GPU of 312 TFLOP/s reads 2 TB/s."""
 
 
 class Foreteller:
@@ -153,6 +158,46 @@ class Foreteller:
             "hours": hours / training["processes"],
             "price": None if price is None else hours * price,
         }
+
+    def evaluation(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """What one scoring takes.
+
+        Args:
+            spec: as `grid.evaluation_spec` makes it.
+
+        Returns:
+            `items`, `flops`, `gpu_hours` and `price`; None for what isn't known. Benchmarks of
+            unknown size are counted in `unknown`.
+        """
+        subject = spec["subject"]
+        shape = self._shape(subject["base"]["model"], subject["base"]["revision"])
+        tower = subject["tower"] and self._tower(
+            subject["tower"]["model"], subject["tower"]["revision"]
+        )
+        patches = tower.patches if tower else 0
+        sizes = [
+            text_size(name, entry) if spec["suite"] == "text" else image_size(entry, patches)
+            for name, entry in spec["benchmarks"].items()
+        ]
+        known = [size for size in sizes if size is not None]
+        out = {"items": sum(size.items for size in known), "unknown": len(sizes) - len(known)}
+        out |= dict.fromkeys(("flops", "gpu_hours", "price"))
+        if shape is None or not known:
+            return out
+        # The head is computed at few positions alone, the embeddings are no product.
+        a_position = 2 * (shape.parameters["attention"] + shape.parameters["mlp"])
+        read = sum(size.items * size.read for size in known) * a_position
+        written = sum(size.items * size.written for size in known) * a_position
+        if tower is not None and spec["suite"] == "image":
+            read += 2 * tower.total * patches * sum(size.items for size in known)
+        out["flops"] = float(read + written)
+        if self.hardware is not None and subject["precision"] == "bf16":
+            peak = self.hardware.tflops * 1e12 * 3600
+            busy = min(self.hardware.utilization, WRITING * spec["batch_size"])
+            out["gpu_hours"] = read / (peak * self.hardware.utilization) + written / (peak * busy)
+            if self.hardware.price_per_hour is not None:
+                out["price"] = out["gpu_hours"] * self.hardware.price_per_hour
+        return out
 
     @staticmethod
     def _read_shape(model: str, revision: str | None) -> Shape | None:

@@ -10,19 +10,34 @@ from typing import Any
 from sight_beyond_text import grid
 from sight_beyond_text.costs import Foreteller
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.shapes import model_shape, read_config, tower_shape
+from sight_beyond_text.power import (
+    CORRELATION,
+    DISCORDANCE,
+    LASTING,
+    LEVEL,
+    POWER,
+    smallest_effects,
+)
+from sight_beyond_text.shapes import read_config, stored_bytes
 from sight_beyond_text.study import Study
 
 _SUMMED = ("flops", "gpu_hours", "price", "disk")
 
 
-def plan(study: Study) -> dict:
+def plan(study: Study, discordance: float = DISCORDANCE) -> dict:
     """The study's trainings with their costs, pruned cells, references and benchmarks.
+
+    Args:
+        study: the study.
+        discordance: share of a benchmark's questions whose outcome differs between two runs, where
+            nothing is measured.
 
     Returns:
         Plain data: `runs` and `alignments` (each with what `costs.Foreteller.costs` says), `left`
         (sums over what isn't trained yet, and how many trainings each sum couldn't count),
-        `missing` inputs, and the rest of the grid.
+        `evaluations` with theirs, `left_to_score`, `fetching` (bytes that are still to come, and
+        room needed meanwhile), `effects` (`power.smallest_effects`), `missing` inputs, and the rest
+        of the grid.
     """
     kept, pruned = study.cells()
     foreteller = Foreteller(study)
@@ -41,12 +56,28 @@ def plan(study: Study) -> dict:
         for base in study.bases
         for seed in study.seeds
     ]
+    resources, evaluations = _resources(study), _evaluations(study, foreteller)
+    to_score = [row for row in evaluations if not row["done"]]
     return {
         "study": study.name,
         "runs": runs,
         "alignments": alignments,
-        "resources": _resources(study),
+        "resources": resources,
+        "fetching": _fetching(resources),
         "left": _left([row for row in (*runs, *alignments) if not row["trained"]]),
+        "evaluations": evaluations,
+        "left_to_score": {
+            "evaluations": len(to_score),
+            **_sums(to_score, ("items", "flops", "gpu_hours", "price")),
+        },
+        "effects": smallest_effects(study, discordance),
+        "assumed": {
+            "level": LEVEL,
+            "power": POWER,
+            "discordance": discordance,
+            "correlation": CORRELATION,
+            "lasting": LASTING,
+        },
         "hardware": study.hardware and study.hardware.model_dump(),
         "pruned": [{**cell.model_dump(), "reason": reason} for cell, reason in pruned],
         "bases": list(study.bases),
@@ -72,25 +103,71 @@ def _resources(study: Study) -> list[dict]:
         else:
             room = _weights(spec["name"], spec["items"][0]["revision"])
         fetched = Path(spec["record"]).is_file()
-        out.append({"name": spec["name"], "fetched": fetched, "bytes": room})
+        row = {"name": spec["name"], "fetched": fetched, "bytes": room}
+        out.append({**row, "archives": _archives(study, spec["name"], room)})
     return out
 
 
 def _weights(model: str, revision: str | None) -> int | None:
-    """Bytes of a model's weights in 16 bits, in which most are kept; None for an unknown shape."""
+    """Bytes of a model's weights as the hub has them; None for an unknown shape."""
     config = read_config(model, revision)
-    for shape_of in (model_shape, tower_shape):
-        try:
-            return config and 2 * shape_of(config, model).total
-        except UserError:
-            continue
-    return None
+    try:
+        return config and stored_bytes(config, model)
+    except UserError:
+        return None
+
+
+def _archives(study: Study, name: str, room: int | None) -> int:
+    """Bytes of a resource's archives, which lie beside what is in them until it is whole.
+
+    Photos take as much room packed as unpacked, so where sizes aren't given, so much is reckoned.
+    """
+    resource = study.resources.get(name)
+    packed = [item for item in resource.items if item.unpack] if resource else []
+    if not packed:
+        return 0
+    given = [item.size for item in packed]
+    return sum(given) if all(given) else room or 0
+
+
+def _fetching(resources: list[dict]) -> dict:
+    """What is still to come: `bytes`, and bytes at the `peak`, one resource after the other."""
+    missing = [row for row in resources if not row["fetched"]]
+    whole = sum(row["bytes"] or 0 for row in missing)
+    return {
+        "resources": len(missing),
+        "bytes": whole,
+        "peak": whole + max((row["archives"] for row in missing), default=0),
+        "unknown": sum(row["bytes"] is None for row in missing),
+    }
+
+
+def _evaluations(study: Study, foreteller: Foreteller) -> list[dict]:
+    """Each subject on each suite: whether it is `done`, and what it takes."""
+    try:
+        specs = grid.evaluation_specs(study)
+    except UserError:
+        return []  # an imported checkpoint isn't there, which is told elsewhere
+    return [
+        {
+            "subject": spec["subject"]["id"],
+            "suite": spec["suite"],
+            "folder": spec["folder"],
+            "done": Path(spec["folder"], "scores.parquet").is_file(),
+            **foreteller.evaluation(spec),
+        }
+        for spec in specs
+    ]
 
 
 def _left(rows: list[dict]) -> dict:
     """Sums over trainings; a sum leaves out those of which it isn't known, and counts them."""
-    out: dict[str, Any] = {"trainings": len(rows)}
-    for name in _SUMMED:
+    return {"trainings": len(rows), **_sums(rows, _SUMMED)}
+
+
+def _sums(rows: list[dict], names: Sequence[str]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name in names:
         known = [row[name] for row in rows if row[name] is not None]
         out[name] = sum(known) if known else None
         out[f"{name}_unknown"] = len(rows) - len(known)
@@ -115,7 +192,8 @@ def as_table(planned: dict, costs: bool = False) -> str:
         " the study allows; -: not known, as files are not at hand"
     )
     lines += _told_left(planned)
-    lines += _told_resources(planned["resources"])
+    lines += _told_scoring(planned)
+    lines += _told_resources(planned["fetching"], len(planned["resources"]))
     if planned["pruned"]:
         lines.append(f"Pruned: {len(planned['pruned'])} cells")
         for cell in planned["pruned"]:
@@ -123,9 +201,60 @@ def as_table(planned: dict, costs: bool = False) -> str:
             lines.append(f"  {name}: {cell['reason']}")
     others = ", ".join(planned["bases"] + planned["references"])
     lines.append(f"Evaluated without tuning: {others}")
-    for suite, names in planned["benchmarks"].items():
-        lines.append(f"Benchmarks ({suite}): {', '.join(names) or 'none'}")
+    lines += _told_effects(planned)
     return "\n".join(lines)
+
+
+def _told_effects(planned: dict) -> list[str]:
+    """The benchmarks, and what each can detect."""
+    rows, assumed = planned["effects"], planned["assumed"]
+    if not rows:
+        return ["Benchmarks: none"]
+    several = any(row["seeds"] is not None for row in rows)
+
+    def points(value: float | None, row: dict) -> str:
+        if value is None:
+            return "-"
+        # Shares are told in points of a hundred, other scores as they are.
+        return _short(value) if row["metric"] in _UNBOUNDED else f"{100 * value:.1f}"
+
+    columns: dict[str, Callable[[dict], str]] = {
+        "benchmark": lambda row: row["benchmark"],
+        "metric": lambda row: row["metric"] or "",
+        "suite": lambda row: row["suite"],
+        "items": lambda row: _whole(row["items"]),
+        "detects": lambda row: points(row["pair"], row),
+    }
+    if several:
+        columns["over seeds"] = lambda row: points(row["seeds"], row)
+    columns["from"] = lambda row: row["from"] or "-"
+    if not any(row["metric"] for row in rows):
+        del columns["metric"]
+    seeds = (
+        f"; over seeds: of means over the study's, {assumed['lasting']:.0%} of what a question"
+        " differs by being the same in all"
+        if several
+        else ""
+    )
+    means = {
+        "assumed": f"{assumed['discordance']:.0%} of the answers differ, correlated by"
+        f" {assumed['correlation']} where questions share a photo, a passage or a scene",
+        "measured": f"by the intervals in figures/data/{planned['study']}",
+    }
+    told = [
+        f"{name}: {what}" for name, what in means.items() if any(r["from"] == name for r in rows)
+    ]
+    return [
+        *_laid_out(columns, rows),
+        "detects: the smallest difference of two runs, in points, that a test at"
+        f" {assumed['level']:.0%} finds with a power of {assumed['power']:.0%}; "
+        + "; ".join(told)
+        + seeds,
+    ]
+
+
+_UNBOUNDED = ("CIDEr", "SPICE", "exact", "f1")
+"""Metrics that aren't shares of one."""
 
 
 def _columns(planned: dict, costs: bool) -> dict[str, Callable[[dict], str]]:
@@ -199,15 +328,36 @@ def _told_left(planned: dict) -> list[str]:
     return [": ".join(filter(None, [start, "; ".join(told)]))]
 
 
-def _told_resources(resources: list[dict]) -> list[str]:
-    missing = [row for row in resources if not row["fetched"]]
-    if not missing:
+def _told_scoring(planned: dict) -> list[str]:
+    """What is left to score, in one line."""
+    left, total = planned["left_to_score"], len(planned["evaluations"])
+    if not total:
         return []
-    known = [row["bytes"] for row in missing if row["bytes"]]
-    small = len(missing) - len(known)
-    told = [f"about {_gib(sum(known))} GiB"] if known else []
-    told += [f"{small} of unknown size"] if small else []
-    return [f"To fetch: {len(missing)} of {len(resources)} resources: {' and '.join(told)}"]
+    if not left["evaluations"]:
+        return [f"Nothing is left to score; {total} evaluations are done"]
+    told = []
+    if left["flops"] is not None:
+        told.append(f"{_power(left['flops'])} FLOP")
+    if left["gpu_hours"] is not None:
+        told.append(f"{_short(left['gpu_hours'])} hours of {planned['hardware']['gpu']}")
+    if left["price"] is not None:
+        told.append(f"price {_short(left['price'])}")
+    start = f"Left to score: {left['evaluations']} of {total} evaluations"
+    return [": ".join(filter(None, [start, "; ".join(told)]))]
+
+
+def _told_resources(fetching: dict, total: int) -> list[str]:
+    if not fetching["resources"]:
+        return []
+    told = []
+    if fetching["bytes"]:
+        told.append(f"about {_gib(fetching['bytes'])} GiB")
+    if fetching["unknown"]:
+        told.append(f"{fetching['unknown']} of unknown size")
+    told = [" and ".join(told)]
+    if fetching["peak"] > fetching["bytes"]:
+        told.append(f"room for {_gib(fetching['peak'])} GiB, with the largest still packed")
+    return [f"To fetch: {fetching['resources']} of {total} resources: {'; '.join(told)}"]
 
 
 def _fits(row: dict) -> str:

@@ -243,6 +243,51 @@ _TOWERS = {
 """Defaults of transformers' configurations, which their files may leave out."""
 
 
+def stored_bytes(config: Mapping[str, Any], where: str = "config.json") -> int:
+    """What a model's weights take on the hub: in 16 bits, where the configuration doesn't say.
+
+    CLIP's and SigLIP's files hold the tower for texts too.
+
+    Raises:
+        UserError: a model of another kind, or a size is missing.
+    """
+    value = 4 if "32" in str(config.get("dtype") or config.get("torch_dtype")) else 2
+    try:
+        return value * model_shape(config, where).total
+    except UserError:
+        vision = tower_shape(config, where)
+    kind = vision.kind.removesuffix("_vision_model")
+    text = {**_TEXT_TOWERS[kind], **(config.get("text_config") or {})}
+    width, inner = text["hidden_size"], text["intermediate_size"]
+    layer = 4 * (width * width + width) + 2 * width * inner + width + inner + 4 * width
+    words = (text["vocab_size"] + text["max_position_embeddings"]) * width
+    joined = config.get("projection_dim") or text["projection_dim"]
+    # CLIP projects both and has a scale; SigLIP a head on the texts, a scale and a bias.
+    heads = (vision.width + width) * joined + 1 if kind == "clip" else width * width + width + 2
+    both = vision.total + words + text["num_hidden_layers"] * layer + 2 * width + heads
+    return value * both
+
+
+_TEXT_TOWERS = {
+    "clip": {
+        "vocab_size": 49408,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "max_position_embeddings": 77,
+        "projection_dim": 512,
+    },
+    "siglip": {
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "max_position_embeddings": 64,
+        "projection_dim": 0,
+    },
+}
+
+
 def _whole(given: Mapping[str, Any], name: str, where: str) -> int:
     if not isinstance(given.get(name), int):
         raise UserError(f"{where}: {name}: expected a whole number, found {given.get(name)!r}")
@@ -347,11 +392,15 @@ def _vit_large(image_size: int) -> dict[str, Any]:
         "num_attention_heads": 16,
         "image_size": image_size,
         "patch_size": 14,
+        "text_config": {"hidden_size": 768, "intermediate_size": 3072},
+        "projection_dim": 768,
+        "dtype": "float32",
     }
 
 
 _VIT_BASE = {
     "model_type": "clip_vision_model",
+    "dtype": "float32",
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 12,

@@ -546,6 +546,18 @@ class Figures(Model):
     font_size: Annotated[float, Field(ge=4, le=24)] = Field(8.0, description="In points.")
 
 
+class Gpu(Model):
+    """A GPU of the table that `hardware.gpu` names one of."""
+
+    memory_gib: Annotated[float, Field(gt=0)] | None = Field(None, description="Its memory.")
+    tflops: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Its peak in bfloat16, dense, in TFLOP/s."
+    )
+    price_per_hour: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Of one, in any currency."
+    )
+
+
 class Hardware(Model):
     """The GPU that `sight plan` reckons with. Nothing here changes what is done."""
 
@@ -562,22 +574,48 @@ class Hardware(Model):
     price_per_hour: Annotated[float, Field(ge=0)] | None = Field(
         None, description="Of one GPU, in any currency."
     )
+    gpus: dict[str, Gpu] = Field(
+        default_factory=dict,
+        description="GPUs by name, beside those that are known or with other values than these.",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _from_table(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("gpu") not in GPUS:
+        if not isinstance(values, Mapping):
             return values
-        known = zip(("memory_gib", "tflops"), GPUS[values["gpu"]], strict=True)
-        return {**dict(known), **values}
+        name, own = values.get("gpu"), values.get("gpus")
+        known: dict[str, Any] = {}
+        if isinstance(name, str) and name in GPUS:
+            known = dict(zip(("memory_gib", "tflops"), GPUS[name], strict=True))
+        entry = own.get(name) if isinstance(own, Mapping) else None
+        if isinstance(entry, Mapping):
+            given = {key: value for key, value in entry.items() if value is not None}
+            # What isn't of such an entry is told where it stands.
+            known |= {key: given[key] for key in given if key in Gpu.model_fields}
+        return {**known, **values}
 
     @model_validator(mode="after")
     def _known_or_given(self) -> Hardware:
         if self.memory_gib is None or self.tflops is None:
-            raise ValueError(
-                f"gpu {self.gpu!r} needs memory_gib and tflops; known: {', '.join(GPUS)}"
-            )
+            names = ", ".join(dict.fromkeys([*GPUS, *self.gpus]))
+            raise ValueError(f"gpu {self.gpu!r} needs memory_gib and tflops; known: {names}")
         return self
+
+    def on(self, gpu: str) -> Hardware:
+        """The same with another GPU of the table.
+
+        Raises:
+            UserError: none of that name is known.
+        """
+        kept = {"gpu": gpu, "utilization": self.utilization, "gpus": self.model_dump()["gpus"]}
+        try:
+            return Hardware.model_validate(kept)
+        except ValidationError:
+            names = ", ".join(dict.fromkeys([*GPUS, *self.gpus]))
+            raise UserError(
+                f"--gpu: {gpu!r} isn't known; there are: {names}; hardware.gpus adds one's own"
+            ) from None
 
 
 class Job(Model):

@@ -1,0 +1,147 @@
+"""The smallest effect that is foretold is found as often as it is said: simulated, and measured."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from statsmodels.stats.contingency_tables import mcnemar
+
+from sight_beyond_text import power, study
+from sight_beyond_text.analysis import names
+from sight_beyond_text.analysis.effects import paired_effects
+from sight_beyond_text.benchmark_sizes import TEXT, Size, text_size
+
+RUNS = pd.DataFrame(
+    [
+        {"run": name, "kind": kind, "base": "b", "source": source, "tuning": tuning, "seed": 0}
+        for name, kind, source, tuning in (
+            ("base", "base", None, None),
+            ("run", "run", "visual", "full"),
+        )
+    ]
+).assign(instruction_kinds="all")
+
+
+def answers(items: int, together: int, difference: float, discordance: float, seed: int):
+    """Scores of two runs: a share of items changes sides, one way more often than the other.
+
+    Items of a cluster change in the same way with the probability of `power.CORRELATION`.
+    """
+    chance = np.random.default_rng(seed)
+    ups = (discordance + difference) / 2
+    shares = (ups, discordance - ups, 1 - discordance)
+    clusters = np.repeat(np.arange(math.ceil(items / together)), together)[:items]
+    own = chance.choice((1, -1, 0), size=items, p=shares)
+    of_cluster = chance.choice((1, -1, 0), size=clusters[-1] + 1, p=shares)[clusters]
+    # Two of a cluster agree if both follow it, so with the square of this probability.
+    follows = (chance.random(items) < math.sqrt(power.CORRELATION)) & (together > 1)
+    change = np.where(follows, of_cluster, own)
+    before = np.where(change == 0, chance.integers(0, 2, items), change < 0).astype(float)
+    return before, before + change, clusters
+
+
+@pytest.mark.parametrize(("items", "discordance"), [(200, 0.3), (817, 0.3), (3000, 0.1)])
+def test_mcnemar_finds_it_in_four_of_five_simulated_studies(items, discordance) -> None:
+    difference = power.smallest_difference(items, discordance)
+    found = 0
+    for seed in range(400):
+        before, after, _ = answers(items, 1, difference, discordance, seed)
+        up, down = int(((after - before) > 0).sum()), int(((after - before) < 0).sum())
+        found += mcnemar([[0, up], [down, 0]], exact=False, correction=False).pvalue < power.LEVEL
+    assert found / 400 == pytest.approx(power.POWER, abs=0.06)
+
+
+@pytest.mark.parametrize("together", [1, 5])
+def test_the_paired_bootstrap_finds_it_as_often(together) -> None:
+    """`analysis.effects`: the interval leaves out zero."""
+    size = Size(600, together)
+    difference = power.smallest_difference(power.independent(size), power.DISCORDANCE)
+    found, studies = 0, 120
+    for seed in range(studies):
+        before, after, clusters = answers(600, together, difference, power.DISCORDANCE, seed)
+        rows = [
+            {"run": run, "suite": "text", "benchmark": "x", "metric": "acc", "item": f"{number}",
+             "cluster": f"c{clusters[number]}", "score": score}
+            for run, scores in (("base", before), ("run", after))
+            for number, score in enumerate(scores)
+        ]  # fmt: skip
+        (effect,) = paired_effects(RUNS, pd.DataFrame(rows), seed, draws=400).to_dict("records")
+        found += effect["low"] > 0
+    assert found / studies == pytest.approx(power.POWER, abs=0.1)
+
+
+def test_what_no_number_of_changes_could_show_is_not_promised() -> None:
+    assert power.smallest_difference(10, 0.1) is None
+    assert power.smallest_difference(0, 0.3) is None
+    assert power.smallest_difference(817, 0.3) == pytest.approx(0.0535, abs=0.001)
+
+
+def test_more_questions_apart_and_more_seeds_detect_less() -> None:
+    assert power.independent(Size(100, 6)) < power.independent(Size(100)) == 100
+    assert 100 < power.independent(Size(100), 3) < 200
+
+
+def of(tmp_path, name="paper", **further) -> study.Study:
+    values = {
+        "name": name,
+        "data": {"images": "i", "instructions": "a", "alignment": "b"},
+        "tower": {"preset": "published"},
+        "bases": {"seven": {"model": "meta-llama/Llama-2-7b-hf"}},
+        "sources": {"visual": {}},
+        "alignment": {"preset": "published"},
+        "tunings": {"full": {"preset": "published"}},
+        "evaluation": {
+            "text": {"truthfulqa_mc1": {}, **{task: {} for task in names.ETHICS}},
+            "image": {
+                "pope": {"type": "pope", "images": "i", "questions": "q"},
+                "coco": {"type": "captions", "images": "i", "annotations": "dataset_coco.json"},
+            },
+        },
+    }
+    return study.load({**values, **further})
+
+
+def test_a_study_without_tables_is_told_by_sizes_and_assumptions(tmp_path) -> None:
+    rows = {row["benchmark"]: row for row in power.smallest_effects(of(tmp_path), figures=tmp_path)}
+    assert rows["truthfulqa_mc1"]["items"] == 817
+    assert rows["truthfulqa_mc1"]["pair"] == pytest.approx(0.0535, abs=0.001)
+    assert rows["truthfulqa_mc1"]["from"] == "assumed" and rows["truthfulqa_mc1"]["seeds"] is None
+    assert rows["pope"]["items"] == 3000 and rows["pope"]["together"] == 6
+    # The mean of five is known better than any of them.
+    assert rows["ethics"]["pair"] < min(rows[task]["pair"] for task in names.ETHICS)
+    assert rows["coco"]["pair"] is rows["coco"]["from"] is None
+    more = power.smallest_effects(of(tmp_path, seeds=[0, 1, 2]), figures=tmp_path)
+    assert more[0]["seeds"] < more[0]["pair"]
+    surer = power.smallest_effects(of(tmp_path), discordance=0.1, figures=tmp_path)
+    assert surer[0]["pair"] < rows["truthfulqa_mc1"]["pair"]
+
+
+def test_measured_tables_take_the_place_of_assumptions(tmp_path) -> None:
+    before, after, _ = answers(400, 1, 0.05, 0.12, 0)
+    rows = [
+        {"run": run, "suite": "text", "benchmark": "truthfulqa_mc1", "metric": "acc",
+         "item": f"{number}", "cluster": "", "score": score}
+        for run, scores in (("base", before), ("run", after))
+        for number, score in enumerate(scores)
+    ]  # fmt: skip
+    effects = paired_effects(RUNS, pd.DataFrame(rows))
+    (tmp_path / "paper").mkdir()
+    effects.to_csv(tmp_path / "paper" / "effects.csv", index=False)
+    (row,) = [
+        row
+        for row in power.smallest_effects(of(tmp_path), figures=tmp_path)
+        if row["benchmark"] == "truthfulqa_mc1"
+    ]
+    assert (row["from"], row["metric"], row["items"]) == ("measured", "acc", 817)
+    assert row["pair"] == pytest.approx(2.80 * math.sqrt(0.12 / 817), rel=0.1)
+
+
+def test_names_and_sizes_agree_with_the_analysis_and_the_files(shared_data) -> None:
+    assert power.ETHICS == names.ETHICS
+    folder = str(shared_data / "ethics")
+    for task in names.ETHICS:
+        assert text_size(task, {"path": folder, "task": None, "limit": None}) == TEXT[task]
+    mmlu = {"path": str(shared_data / "mmlu"), "task": None, "limit": None}
+    assert text_size("mmlu", mmlu).items == TEXT["mmlu"].items == 14_042
+    assert text_size("ethics_cm", {"path": folder, "task": None, "limit": 100}).items == 100
