@@ -1,6 +1,7 @@
 """What a plan tells before anything is fetched, and of what is here already. No torch."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ def test_a_study_is_told_in_hours_and_money_before_its_data_is_here(
     assert planned["fetching"]["peak"] > planned["fetching"]["bytes"] > 2**30
     assert {row["from"] for row in planned["effects"] if row["suite"] == "text"} == {"assumed"}
     told = as_table(planned)
-    assert "Left to score: " in told and "truthfulqa_mc1         text     817      5.4" in told
+    assert "Left to score: " in told
+    assert re.search(r"\ntruthfulqa_mc1 +text +817 +5.4 +assumed\n", told)
 
 
 def test_the_published_recipe_takes_what_its_data_and_shapes_say(repository, elsewhere) -> None:

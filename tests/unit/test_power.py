@@ -142,6 +142,10 @@ def test_names_and_sizes_agree_with_the_analysis_and_the_files(shared_data) -> N
     folder = str(shared_data / "ethics")
     for task in names.ETHICS:
         assert text_size(task, {"path": folder, "task": None, "limit": None}) == TEXT[task]
+    hard = {"task": "ethics_virtue", "limit": None}
+    file = f"{folder}/virtue/virtue_test_hard.csv"
+    nowhere = {**hard, "path": "nowhere/virtue_test_hard.csv"}
+    assert text_size("x", {**hard, "path": file}) == text_size("x", nowhere)
     mmlu = {"path": str(shared_data / "mmlu"), "task": None, "limit": None}
     assert text_size("mmlu", mmlu).items == TEXT["mmlu"].items == 14_042
     assert text_size("ethics_cm", {"path": folder, "task": None, "limit": 100}).items == 100
