@@ -83,10 +83,16 @@ def test_real_photos_of_pope_are_found_under_their_other_names(
     assert found["samples"] == {str(path): []} and refusals(found) == []
 
 
-def test_published_instructions_hold_photos_of_popes_evaluation(shared_data: Path) -> None:
-    """LLaVA's 30 photos are of val2014, as POPE's 500 are; they share one, asked about three times."""
+def test_published_instructions_hold_photos_of_popes_evaluation(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    """LLaVA's 30 photos and POPE's 500 are all of val2014: they share one."""
     path = str(shared_data / "llava" / "coco2014_val_gpt4_qa_30x3.jsonl")
-    found = find_leaks({path: None}, {}, {"pope": pope(shared_data, only_present=False)})
+    questions = (shared_data / "pope" / "coco" / "coco_pope_random.json").read_text().splitlines()
+    for line in questions:
+        (tmp_path / json.loads(line)["image"]).touch()
+    asked = pope(shared_data, images=str(tmp_path), only_present=False)
+    found = find_leaks({path: None}, {}, {"pope": asked})
     told = found["benchmarks"]["pope"]
     assert (told["images"], told["leaked_images"]) == (500, 1)
     rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
