@@ -75,3 +75,24 @@ def test_the_command_tells_no_paths(benchmark, monkeypatch):
     assert benchmark.command() == (
         "python benchmarks/text_evaluation.py DATA --items 2 --threads 1"
     )
+
+
+def test_the_committed_measurement_meets_its_targets(benchmark, repository):
+    report = json.loads((repository / "benchmarks/results/text_evaluation.json").read_text())
+    rows = {row["task"]: row for row in report["tasks"]}
+    assert report["parameters"] >= 100_000_000
+    assert set(rows) == set(benchmark.ITEMS)
+    wanted = {"truthfulqa_mc1": 5, "truthfulqa_mc2": 5, "mmlu": 3, "gsm8k": 1.3}
+    wanted |= {"ethics_virtue": 2, "ethics_deontology": 2}
+    for task, row in rows.items():
+        assert row["target"] == wanted.get(task, 1), task
+        times = row["hf"]["seconds"] / row["sight"]["seconds"]
+        assert row["times_faster"] == pytest.approx(times)
+        assert times >= row["target"], task
+        assert row["sight"]["peak_mib"] <= row["hf"]["peak_mib"], task
+        assert (row["difference"] or 0) < 1e-4, task
+        assert row["same_texts"] in (None, 1.0), task
+    adapters = report["adapters"]
+    assert adapters["adapters"] == 10 and adapters["loads"] == 1
+    single, load = adapters["seconds_of_one"], adapters["seconds_of_a_load"]
+    assert adapters["seconds_of_all"] < 10 * single - 9 * load

@@ -72,6 +72,7 @@ def test_a_base_of_the_hub_is_known_by_its_commit_before_it_is_fetched_and_after
 def test_answers_of_another_engine_are_not_believed(tmp_path, monkeypatch):
     from sight_beyond_text.evaluation import text
 
+    (tmp_path / "config.json").touch()
     base = {"model": str(tmp_path), "revision": None}
     subject = {"base": base, "mode": None, "precision": "fp32", "checkpoint": None}
     spec = {"subject": subject, "protocol": "current"}

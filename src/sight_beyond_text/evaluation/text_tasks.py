@@ -26,7 +26,6 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.evaluation import squad
 from sight_beyond_text.evaluation.text_data import (
     LETTERS,
     READERS,
@@ -39,6 +38,7 @@ from sight_beyond_text.evaluation.text_data import (
     read_benchmark,
     runs_code,
 )
+from sight_beyond_text.evaluation.text_metrics import METRICS
 
 FEWSHOT_SEED = DEFAULT_OTHER_SEED
 """lm-eval's default; the same examples for every run."""
@@ -53,9 +53,6 @@ FOLDERS = {
     "squadv2": "squadv2",
 }
 """Where lm-eval keeps a family of tasks; reading all of its folders would take seconds."""
-
-METRICS = {"squad_v2": squad.SquadV2}
-"""What tasks fetch with `evaluate.load`, here without a network."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,9 @@ def _commit(model: str, revision: str | None) -> str:
         return f"{model}@{revision}"
     try:
         found = hf_hub_download(model, "config.json", revision=revision)
-    except (OSError, ValueError):  # What can't be fetched is told where it is loaded.
+    except ValueError:  # No repository's name. What can't be fetched is told where it is loaded.
+        found = None
+    except OSError:
         found = try_to_load_from_cache(model, "config.json", revision=revision)
     commit = re.search(r"snapshots[/\\]([0-9a-f]+)[/\\]", str(found))
     return f"{model}@{commit[1] if commit else revision or 'main'}"
