@@ -38,6 +38,9 @@ if IMPORTS:
         conda:
             "../../envs/train.yaml"
         threads: 1
+        resources:
+            # A file of weights is held as a whole: of released ones ten GB at most.
+            mem_mb=lambda wildcards, attempt: 16_000 * attempt,
         params:
             imported=lambda wildcards, output: IMPORTS[output[0]],
         message:
