@@ -80,13 +80,20 @@ def test_real_questions_are_scored_for_all(study, shared_data):
         "ethics_virtue",
         "ethics_utilitarianism",
         "pope",
+        "pope_random",
+        "pope_popular",
         "captions",
         "vqa",
         *CORRUPTED,
     }
     overlaps = json.loads((shared_data / "coco_mini/overlaps_with_benchmarks.json").read_text())
-    asked = scores.query("benchmark == 'pope' and metric == 'accuracy'")["n"]
-    assert (asked == len(overlaps["pope"]["adversarial"])).all()
+    for benchmark, split in (
+        ("pope", "adversarial"),
+        ("pope_random", "random"),
+        ("pope_popular", "popular"),
+    ):
+        own = scores[(scores["benchmark"] == benchmark) & (scores["metric"] == "accuracy")]
+        assert len(own) and (own["n"] == len(overlaps["pope"][split])).all()
     asked = scores.query("benchmark == 'vqa' and metric == 'accuracy'")["n"]
     assert (asked == len(overlaps["vqav2_subset"]["test"])).all()
     items = pd.read_parquet(tables / "items.parquet")
@@ -105,7 +112,8 @@ def test_every_run_is_scored_on_corrupted_photos(study):
 
 
 def test_figures_are_drawn(study):
-    for name in ("truthfulness_ethics", "sources", "image_benchmarks", "training_curves"):
+    names = ("truthfulness_ethics", "sources", "image_benchmarks", "training_curves", "robustness")
+    for name in names:
         for kind in ("svg", "png", "pdf"):
             path = study.folder / "figures" / "real_sample" / f"{name}.{kind}"
             assert path.stat().st_size > 1000

@@ -34,6 +34,7 @@ def make_tables(
     seeds: tuple[int, ...] = (0,),
     image: bool = True,
     reference: bool = False,
+    corrupted: tuple[str, ...] = (),
     scale: float = 1.0,
     draws: int = 300,
 ) -> tidy.Tables:
@@ -47,6 +48,7 @@ def make_tables(
         seeds: Training seeds.
         image: Whether tuned runs are scored on images.
         reference: Whether a published checkpoint is scored, too.
+        corrupted: Kinds of corruption under which images are scored, too, at severities 1, 3, 5.
         scale: Factor on the numbers of items.
         draws: Of bootstrap and permutation.
     """
@@ -69,6 +71,7 @@ def make_tables(
     if image:
         for run in runs[runs["kind"] != "base"].to_dict("records"):
             _image(rng, run, scale, items, scores)
+    scores += _corrupted(rng, corrupted, scores)
     items = pd.concat(items, ignore_index=True)
     return tidy.Tables(
         runs=runs,
@@ -156,6 +159,22 @@ def _image(rng, run, scale, items, scores) -> None:
     items.append(_items(run["run"], "image", "captions", "CIDEr", cider, 1))
     for metric, value in {"CIDEr": None, "Bleu_4": sees, "ROUGE_L": 0.2 + sees}.items():
         scores.append(_score(run["run"], "image", "captions", metric, cider, value=value))
+
+
+def _corrupted(rng, kinds, scores) -> list[dict[str, object]]:
+    clean = [row for row in scores if row["suite"] == "image"]
+    harm = dict(zip(kinds, np.linspace(0.03, 0.14, len(kinds)), strict=True))
+    return [
+        {
+            **row,
+            "suite": "corrupted",
+            "benchmark": f"{row['benchmark']}-{kind}-{severity}",
+            "value": row["value"] * (1 - harm[kind] * severity + rng.normal(0, 0.01)),
+        }
+        for row in clean
+        for kind in kinds
+        for severity in (1, 3, 5)
+    ]
 
 
 def _items(run, suite, benchmark, metric, score, per_cluster) -> pd.DataFrame:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from sight_beyond_text.analysis import tidy
+from sight_beyond_text.analysis.robustness import relative_robustness
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.evaluation.corruptions import KINDS
 from sight_beyond_text.figures.draw import FIGURES, draw_figure
 from sight_beyond_text.figures.price import signed
 from sight_beyond_text.figures.style import PALETTE, FigureStyle
@@ -23,6 +25,7 @@ STUDIES = {
     "six bases": {"bases": SIX},
     "three seeds": {"seeds": (0, 1, 2)},
     "one run": {"bases": ("m",), "sources": ("visual",), "tunings": ("lora",)},
+    "corrupted": {"corrupted": KINDS},
     "two sources": {"sources": ("visual", "text"), "tunings": ("full",)},
 }
 
@@ -107,6 +110,28 @@ def test_dots_lie_where_the_table_says(studies):
     assert sorted(drawn) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("width", [3.3, 6.75])
+def test_robustness_is_that_of_the_table(studies, width):
+    tables = studies("corrupted")
+    style = FigureStyle(width=width, dpi=72, font_size=7 if width < 5 else 8)
+    figure = FIGURES["robustness"].draw(tables, style)
+    assert_nothing_is_cut_off(figure)
+    assert_headings_are_apart(figure)
+    captions = next(ax for ax in figure.axes if "CIDEr" in ax.get_title())
+    left = relative_robustness(tables.scores).query("benchmark == 'captions' and metric == 'CIDEr'")
+    left["source"] = left["run"].map(tables.runs.set_index("run")["source"])
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows[0] == "mean of kinds" and len(rows) == 1 + len(KINDS)
+    order = ["mean", *(row.replace(" ", "_") for row in rows[1:])]
+    for source, line in zip(("visual", "caption", "text"), _dots(captions), strict=True):
+        own = left[left["source"] == source].groupby("kind")["relative"].mean()
+        assert line.get_xdata() == pytest.approx((100 * own[order]).tolist())
+
+
+def _dots(ax):
+    return [line for line in ax.lines if line.get_marker() in ("o", "s", "^")]
+
+
 def test_a_dot_is_filled_only_where_the_interval_excludes_zero(studies):
     tables = studies("default")
     effects = tables.effects.copy()
@@ -165,6 +190,7 @@ def bare(tables: tidy.Tables, *names: str) -> tidy.Tables:
         ("price", "No run in this study has its untuned base scored beside it"),
         ("image_benchmarks", "No image benchmarks in this study"),
         ("training_curves", "No training curves in this study"),
+        ("robustness", "No corrupted images in this study"),
     ],
 )
 def test_an_empty_study_gives_a_notice(studies, name, said):

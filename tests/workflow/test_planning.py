@@ -88,7 +88,15 @@ def test_the_workflow_draws_every_figure(repository):
 
     listed = (repository / "workflow" / "rules" / "common.smk").read_text()
     names = listed.split("FIGURES = (", 1)[1].split(")", 1)[0]
-    assert [name.strip(' "\n') for name in names.split(",") if name.strip()] == list(known)
+    always = [name.strip(' "\n') for name in names.split(",") if name.strip()]
+    # Only studies with corruptions have the last one.
+    assert [*always, "robustness"] == list(known)
+
+
+def test_robustness_is_drawn_where_images_are_corrupted(finished):
+    foggy = {"kinds": ["fog"], "severities": [1]}
+    changed = finished.study("foggy", evaluation__image__vqa__corruptions=foggy)
+    assert finished.planned("--configfile", changed)["draw_figure"] == FIGURES + 1
 
 
 def test_targets(finished, fresh):

@@ -40,6 +40,8 @@ FIGURES = (
     "image_benchmarks",
     "training_curves",
 )
+if any(benchmark.corruptions for benchmark in STUDY.evaluation.image.values()):
+    FIGURES += ("robustness",)
 
 # Specs of all that is fetched by record, and the records of the hub's models by name.
 RESOURCES = {} if FROM_CACHE else {spec["record"]: spec for spec in grid.resource_specs(STUDY)}

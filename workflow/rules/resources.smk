@@ -88,7 +88,7 @@ rule cache_features:
     benchmark:
         f"logs/{grid.FEATURES}/{{key}}.benchmark.tsv"
     conda:
-        "../../envs/train.yaml"
+        "../../envs/evaluate.yaml"
     threads: asked("cache_features", "threads", features_of)
     resources:
         gpu=asked("cache_features", "gpu", features_of),

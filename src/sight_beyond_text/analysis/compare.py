@@ -14,7 +14,7 @@ from sight_beyond_text.analysis.tables import table_hashes
 from sight_beyond_text.files import read_json, write_json
 
 ROBUSTNESS = "robustness.csv"
-"""Only there where images were corrupted; no figure is drawn from it."""
+"""Only there where images were corrupted; figures reckon it from the scores."""
 
 
 def compare(spec: dict, tables: str | Path, record: str | Path) -> None:

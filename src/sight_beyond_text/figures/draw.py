@@ -12,6 +12,7 @@ from sight_beyond_text.errors import UserError
 from sight_beyond_text.figures import (
     image_benchmarks,
     price,
+    robustness,
     sources,
     training_curves,
     truthfulness_ethics,
@@ -26,6 +27,7 @@ FIGURES = {
     "price": price,
     "image_benchmarks": image_benchmarks,
     "training_curves": training_curves,
+    "robustness": robustness,
 }
 """Every figure by name; each module has `draw`, `needs` and `CAPTION`."""
 
