@@ -130,6 +130,7 @@ if STUDY.data.leakage == "drop":
 
 # It is no input of a training: a check that is due again must not make trainings due. Taking all
 # cores with a high priority, it runs before them all the same, and stops the workflow if it fails.
+# On a cluster, where there is no such total, one core will do: in the job as at submission.
 rule check_inputs:
     """Reads benchmarks and given instructions before anything is trained."""
     input:
@@ -145,7 +146,7 @@ rule check_inputs:
     priority: 100
     conda:
         "../../envs/evaluate.yaml"
-    threads: workflow.resource_settings.cores or 1
+    threads: 1 if workflow.remote_exec else workflow.resource_settings.cores or 1
     params:
         inputs=grid.check_spec(STUDY),
     message:
