@@ -22,6 +22,9 @@ from sight_beyond_text.study_errors import describe
 RECIPE_VERSION = 2
 """Raised when the training code changes what a recipe means, so that old runs aren't reused."""
 
+WORLD_VERSION = 3
+"""Raised when the micro world comes out otherwise from the same settings."""
+
 FORMS = ("visual", "caption", "text")
 MODES = ("full", "lora", "qlora", "frozen")
 KINDS = ("conversation", "detail", "reasoning")
@@ -756,7 +759,7 @@ class Study(Model):
         """The micro world's folder, named after what it is made from."""
         if self.micro is None:
             return None
-        return f"resources/micro/{digest({'version': RECIPE_VERSION, **self.micro.model_dump()})}"
+        return f"resources/micro/{digest({'version': WORLD_VERSION, **self.micro.model_dump()})}"
 
     @cached_property
     def remembered(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from sight_beyond_text.data.samples import Collator, encode
 from sight_beyond_text.data.templates import segments, turns_of
 from sight_beyond_text.files import write_json
+from sight_beyond_text.micro.muon import Muon
 from sight_beyond_text.models.checkpoints import hashes
 
 LONGEST = 160
@@ -123,7 +124,7 @@ def optimizers(model, matrix_rate: float, rate: float) -> list[torch.optim.Optim
         hidden = parameter.ndim == 2 and "embed" not in name and "head" not in name
         (matrices if hidden else rest).append(parameter)
     return [
-        torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.0),
+        Muon(matrices, lr=matrix_rate),
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
