@@ -69,9 +69,14 @@ def from_source(folder: str | Path) -> str:
 
 
 def prepare_torch(threads: int | None = None) -> None:
-    """Sets torch's threads before it computes; quietens what libraries print on import."""
+    """Sets torch's threads before it computes; makes imports quicker, and quieter."""
+    import gc
     import logging
     import warnings
+
+    # Imports make objects by the million that stay; looking for garbage among them so often takes
+    # a sixth of a step's start.
+    gc.set_threshold(50_000, 20, 20)
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*kernels.*")
@@ -81,6 +86,9 @@ def prepare_torch(threads: int | None = None) -> None:
 
     if threads:
         torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        # bitsandbytes loads a compiler as it is imported, which nothing uses on a CPU.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def _redirect(log: Path) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,29 @@ def test_a_second_run_has_nothing_to_do(finished):
     assert finished.planned("--configfile", finished.study("tiny")) == {}
 
 
-def test_switching_conda_on_plans_nothing(finished):
-    told = finished.snakemake(
-        "-n", "--sdm", "conda", "--configfile", finished.study("tiny"), check=False
-    ).stdout
-    if "conda" in told and "Nothing to be done" not in told and "rror" in told:
-        pytest.skip("no conda on this machine: " + told.strip().splitlines()[-1])
+CONDA = """#!/bin/sh
+case "$*" in
+    "info --json") echo '{"conda_prefix": "/nowhere", "platform": "linux-64"}' ;;
+    "config --get channel_priority --json") echo '{"get": {"channel_priority": "strict"}}' ;;
+    --version) echo "conda 25.9.1" ;;
+    *) exit 1 ;;
+esac
+"""
+"""A stand-in: a dry run asks conda for no more than this, and makes no environment."""
+
+
+def test_switching_conda_on_plans_nothing(finished, tmp_path, monkeypatch):
+    if shutil.which("conda") is None:
+        conda = tmp_path / "bin" / "conda"
+        conda.parent.mkdir()
+        conda.write_text(CONDA)
+        conda.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{conda.parent}:{os.environ['PATH']}")
+    study = ("--configfile", finished.study("tiny"))
+    told = finished.snakemake("-n", "--sdm", "conda", *study).stdout
     assert "Nothing to be done" in told
+    rate = ("--configfile", finished.study("rate", tunings__lora__learning_rate=1e-3))
+    assert finished.planned("--sdm", "conda", *rate) == finished.planned(*rate) != {}
 
 
 def test_the_prefix_for_conda_calls_this_source(finished, monkeypatch):

@@ -1,5 +1,5 @@
 # The micro world: files in upstream formats, two bases and a vision tower, all from one seed.
-# Weights are made with one thread each: sums in another order would give other weights.
+# Weights are made with a fixed number of threads: sums in another order would give other weights.
 
 if STUDY.micro is not None:
     WORLD = STUDY.world
@@ -56,14 +56,14 @@ if STUDY.micro is not None:
         priority: 10
         conda:
             "../../envs/train.yaml"
-        threads: 1
+        threads: 2
         params:
             settings=MICRO,
         message:
             "Micro world: micro-base"
         shell:
             "sight micro base {params.settings:q} --record {output:q}"
-            " --threads {threads} --log {log:q}"
+            " --threads 2 --log {log:q}"
 
     rule micro_chat:
         """Tunes micro-base on text instructions: micro-chat."""
