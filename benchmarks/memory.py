@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py                       # small shapes, on a CPU, minutes
     python benchmarks/memory.py --modes lora --precisions bf16
+    python benchmarks/memory.py --shapes 7b           # on a GPU of 80 GB
 
 Each case trains two steps, the second of two passes, with this project's trainer, on random
 weights, ids and pixels, in a process of its own, one after the other. On a CPU what is measured is
@@ -17,6 +18,7 @@ import datetime
 import os
 import platform
 import shlex
+import shutil
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +26,7 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
-from sight_beyond_text.files import read_json, write_json
+from sight_beyond_text.files import read_json, write_json, write_text
 
 SHAPES = {
     "256 x 4": (256, 4, 688, (1024, 4096)),
@@ -32,6 +34,24 @@ SHAPES = {
     "768 x 12": (768, 12, 2048, (512,)),
 }
 """Width, depth, width of the MLP, positions a pass; the widest has fewer heads of keys."""
+
+GPU_SHAPES = {"7b": (4096, 32, 11008, (2048, 8192))}
+"""Llama-2-7B with ViT-L/14 and adapters of rank 64; in bfloat16, and full tuning left out unless it
+is asked for (its weights and states alone are 100 GiB)."""
+
+_LARGE = {
+    "tower": {
+        "image_size": 224,
+        "patch_size": 14,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    },
+    "rank": 64,
+    "length": 512,
+}
+"""What of a case differs for shapes that need a GPU."""
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -53,7 +73,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         for shape, precision in product(args.shapes, args.precisions):
-            budgets = args.budgets or SHAPES[shape][-1]
+            budgets = args.budgets or {**SHAPES, **GPU_SHAPES}[shape][-1]
             choices = product(args.modes, (False, True), budgets)
             cases = [
                 {"shape": shape, "precision": precision, **dict(zip(_CASE, choice, strict=True))}
@@ -70,7 +90,9 @@ def main() -> None:
                 # Whoever is interrupted goes on with --add.
                 write_json(args.out, {**report, **summary(report["cases"])})
                 print(_line(report["cases"][-1]), file=sys.stderr)
-    print(told({**report, **summary(report["cases"])}))
+    whole = {**report, **summary(report["cases"])}
+    write_text(args.out.with_suffix(".md"), page(whole))
+    print(told(whole))
     print(f"\nwritten: {args.out}")
 
 
@@ -79,7 +101,8 @@ _CASE = ("mode", "checkpointing", "positions")
 
 def _sizes(shape: str) -> dict:
     names = ("hidden_size", "num_hidden_layers", "intermediate_size")
-    return {"sizes": dict(zip(names, SHAPES[shape][:3], strict=True))}
+    sizes = {"sizes": dict(zip(names, {**SHAPES, **GPU_SHAPES}[shape][:3], strict=True))}
+    return {**sizes, **(_LARGE if shape in GPU_SHAPES else {})}
 
 
 def _parsed() -> argparse.Namespace:
@@ -88,16 +111,25 @@ def _parsed() -> argparse.Namespace:
     )
     add = parser.add_argument
     modes = ("full", "lora", "qlora", "frozen")
-    add("--shapes", choices=SHAPES, nargs="+", default=list(SHAPES))
-    add("--modes", choices=modes, nargs="+", default=modes)
-    add("--precisions", choices=("fp32", "bf16"), nargs="+", default=["fp32"])
+    add("--shapes", choices=[*SHAPES, *GPU_SHAPES], nargs="+", default=list(SHAPES))
+    add("--modes", choices=modes, nargs="+", help="all by default; of shapes for a GPU, not full")
+    add("--precisions", choices=("fp32", "bf16"), nargs="+", help="fp32; of those for a GPU, bf16")
     add("--budgets", type=int, nargs="+", help="positions a pass")
     add("--dropout", type=float, default=0.05, help="of adapters")
     add("--threads", type=int, default=1)
-    add("--out", type=Path, default=_RESULTS / "memory-cpu.json", help="JSON file")
+    add("--out", type=Path, help="JSON file; a table in Markdown goes beside it")
     add("--add", action="store_true", help="to the cases that the file has already")
     add("--work", type=Path, help="folder with room for the weights, for the time")
-    return parser.parse_args()
+    args = parser.parse_args()
+    large = [shape for shape in args.shapes if shape in GPU_SHAPES]
+    if large and len(large) < len(args.shapes):
+        parser.error("shapes for a CPU and for a GPU; measure them one after the other")
+    if large and not shutil.which("nvidia-smi"):
+        parser.error(f"--shapes {large[0]} needs an NVIDIA GPU, and none is here")
+    args.modes = args.modes or [mode for mode in modes if not (large and mode == "full")]
+    args.precisions = args.precisions or ["bf16" if large else "fp32"]
+    args.out = args.out or _RESULTS / f"memory-{'gpu' if large else 'cpu'}.json"
+    return args
 
 
 def _alone(function: str, job: dict) -> dict:
@@ -138,6 +170,18 @@ def told(report: dict) -> str:
         f" largest {report['largest']:.1%} (MiB)"
     )
     return "\n".join(lines)
+
+
+def page(report: dict) -> str:
+    """The report as a page: what was measured, on what, and the table."""
+    machine = report["hardware"]
+    where = ", ".join(f"{key}: {value}" for key, value in machine.items() if value is not None)
+    return (
+        "# Memory that trainings take, and what `sight plan` foretells\n\n"
+        f"`{report['command']}`, {report['date']}. {where}.\n"
+        "Peak above what the process had before it loaded the model; MiB.\n\n"
+        f"{told(report)}\n"
+    )
 
 
 def _line(row: dict) -> str:

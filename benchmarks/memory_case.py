@@ -56,8 +56,11 @@ class RandomPixels:
 
     key = "pixel_values"
 
+    def __init__(self, job: dict):
+        self.side = job.get("tower", TOWER)["image_size"]
+
     def __call__(self, name: str) -> torch.Tensor:
-        side = TOWER["image_size"]
+        side = self.side
         return torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
 
 
@@ -73,19 +76,25 @@ def prepare(job: dict) -> dict:
     torch.manual_seed(0)
     folder, dtype = Path(job["folder"]), DTYPES[job["precision"]]
     for name, sizes in (("llm", job["sizes"]), ("tiny", _TINY)):
-        llm = AutoModelForCausalLM.from_config(_config(sizes), dtype=dtype)
+        config = _config(sizes, _length(job))
+        llm = AutoModelForCausalLM.from_config(config, dtype=dtype)
         llm.save_pretrained(folder / name)
-    CLIPVisionModel(CLIPVisionConfig(**TOWER)).save_pretrained(folder / "tower")
+    tower = CLIPVisionConfig(**job.get("tower", TOWER))
+    CLIPVisionModel(tower).save_pretrained(folder / "tower")
     return {"hardware": hardware(), "versions": versions()}
 
 
-def _config(sizes: dict) -> LlamaConfig:
+def _length(job: dict) -> int:
+    return job.get("length", LENGTH)
+
+
+def _config(sizes: dict, length: int = LENGTH) -> LlamaConfig:
     heads = sizes["hidden_size"] // 64
     return LlamaConfig(
         **{"vocab_size": 32000, **sizes},
         num_attention_heads=heads,
         num_key_value_heads=heads // 3 if heads % 3 == 0 else heads,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=length,
     )
 
 
@@ -94,7 +103,8 @@ def measure(job: dict) -> dict:
 
     Args:
         job: `{sizes, precision, mode, dropout, checkpointing, positions, folder}`; the folder is
-            what `prepare` filled.
+            what `prepare` filled. Larger shapes have their own `tower`, `length` of a sample and
+            `rank` of adapters.
 
     Returns:
         `measured_mib`, `estimated_mib`, and the estimate's `parts_mib`.
@@ -102,7 +112,7 @@ def measure(job: dict) -> dict:
     cuda = torch.cuda.is_available()
     with _silence():
         # Numerical libraries take once what they take.
-        _train({**job, "positions": LENGTH}, "tiny")
+        _train({**job, "positions": _length(job)}, "tiny")
         gc.collect()
         before = 0 if cuda else _resident("VmRSS")
         model, lora = _train(job, "llm")
@@ -113,8 +123,8 @@ def measure(job: dict) -> dict:
         Job(job["mode"], lora=lora, precision=job["precision"], gpu=cuda),
         job["positions"],
         job["checkpointing"],
-        LENGTH,
-        learned_positions=job["positions"] // LENGTH * LEARNED,
+        _length(job),
+        learned_positions=job["positions"] // _length(job) * LEARNED,
     )
     parts = {name: round(value / 2**20, 1) for name, value in vars(foretold).items()}
     total = parts.pop("total")
@@ -145,7 +155,12 @@ def _model(job: dict, name: str):
     llm = load_language_model(base, dtype, four_bit=mode == "qlora")
     lora = None
     if mode in ("lora", "qlora"):
-        lora = {"rank": 16, "alpha": 32, "dropout": job["dropout"], "targets": TARGETS}
+        lora = {
+            "rank": job.get("rank", 16),
+            "alpha": 32,
+            "dropout": job["dropout"],
+            "targets": TARGETS,
+        }
         add_adapters(llm, lora)
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"word": 0})))
     model = build(base, tower, words, dtype, language_model=llm)
@@ -157,23 +172,23 @@ def _model(job: dict, name: str):
 
 
 def _learner(job: dict, model, folder: str) -> Learner:
-    cuda = torch.cuda.is_available()
+    cuda, length = torch.cuda.is_available(), _length(job)
     config = model.config
     images = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     no_tokenizer = SimpleNamespace(bos_token=None, eos_token=None, is_fast=False)
     samples = Conversations(
-        [], no_tokenizer, "plain", config.image_token_id, images, 0, RandomPixels()
+        [], no_tokenizer, "plain", config.image_token_id, images, 0, RandomPixels(job)
     )
     # The first step lets the optimizer make its states; the second has two whole passes.
-    count = 1 + 2 * (job["positions"] // LENGTH)
+    count = 1 + 2 * (job["positions"] // length)
     chance = torch.Generator().manual_seed(0)
     for number in range(count):
-        text = torch.randint(1, 300, (LENGTH - images,), generator=chance).tolist()
+        text = torch.randint(1, 300, (length - images,), generator=chance).tolist()
         samples.samples.append(
             {
                 "id": str(number),
                 "input_ids": [config.image_token_id] * images + text,
-                "labels": [IGNORED] * (LENGTH - LEARNED) + text[-LEARNED:],
+                "labels": [IGNORED] * (length - LEARNED) + text[-LEARNED:],
                 "image": "image",
             }
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,19 +196,65 @@ def test_a_runs_job_is_read_from_its_spec(repository):
     assert (align.mode, align.lora, align.with_images) == ("align", None, True)
 
 
-@pytest.mark.slow
-def test_real_trainings_take_what_is_foretold(repository, tmp_path):
-    out = tmp_path / "memory.json"
-    command = [sys.executable, "benchmarks/memory.py", "--shapes", "256 x 4", "--out", str(out)]
-    command += ["--modes", "full", "lora", "--budgets", "1024", "--work", str(tmp_path)]
-    done = subprocess.run(
-        command,
+def benchmark(repository: Path, *options: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "benchmarks/memory.py", *options],
         cwd=repository,
         env={**os.environ, "PYTHONPATH": str(repository / "src")},
         capture_output=True,
         text=True,
     )
+
+
+@pytest.mark.slow
+def test_real_trainings_take_what_is_foretold(repository, tmp_path):
+    out = tmp_path / "memory.json"
+    options = ["--shapes", "256 x 4", "--budgets", "1024", "--out", str(out)]
+    done = benchmark(repository, *options, "--work", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(out.read_text())
-    assert len(report["cases"]) == 4
-    assert report["within_15_percent"] == 4, done.stdout
+    assert {case["mode"] for case in report["cases"]} == {"full", "lora", "qlora", "frozen"}
+    assert len(report["cases"]) == 8
+    assert report["within_15_percent"] == 8, done.stdout
+    assert "8 of 8 within 15 %" in out.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+def test_larger_shapes_have_their_own_tower_length_and_rank(repository, tmp_path):
+    """As `--shapes 7b` measures them on a GPU; here a small one by the same way."""
+    code = (
+        "import json, sys, memory_case as of;"
+        "job = json.loads(sys.argv[1]); of.prepare(job); print(json.dumps(of.measure(job)))"
+    )
+    tower = {"image_size": 224, "patch_size": 14, "hidden_size": 64, "intermediate_size": 128}
+    job = {
+        "sizes": {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 688},
+        "tower": {**tower, "num_hidden_layers": 2, "num_attention_heads": 2},
+        "length": 512,
+        "rank": 64,
+        "precision": "fp32",
+        "mode": "lora",
+        "dropout": 0.05,
+        "checkpointing": False,
+        "positions": 1024,
+        "folder": str(tmp_path),
+    }
+    places = [str(repository / "src"), str(repository / "benchmarks")]
+    environment = {"PYTHONPATH": os.pathsep.join(places), "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(job)],
+        env={**os.environ, **environment, "MALLOC_TRIM_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    case = json.loads(done.stdout.splitlines()[-1])
+    assert case["estimated_mib"] == pytest.approx(case["measured_mib"], rel=0.15)
+    rank_64 = 4 * (4 * 2 * 256 + 3 * (256 + 688)) * 64 * 4 / 2**20
+    assert case["parts_mib"]["learned"] > rank_64
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU here")
+def test_the_seven_billions_are_only_measured_on_a_gpu(repository):
+    done = benchmark(repository, "--shapes", "7b")
+    assert done.returncode == 2 and "--shapes 7b needs an NVIDIA GPU" in done.stderr
