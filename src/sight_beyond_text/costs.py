@@ -24,7 +24,14 @@ from sight_beyond_text.memory import (
     learned_parameters,
     positions_that_fit,
 )
-from sight_beyond_text.shapes import Shape, TowerShape, model_shape, read_config, tower_shape
+from sight_beyond_text.shapes import (
+    Shape,
+    TowerShape,
+    micro_config,
+    model_shape,
+    read_config,
+    tower_shape,
+)
 from sight_beyond_text.study import Study
 
 RESERVED = 2**30
@@ -199,17 +206,23 @@ class Foreteller:
                 out["price"] = out["gpu_hours"] * self.hardware.price_per_hour
         return out
 
-    @staticmethod
-    def _read_shape(model: str, revision: str | None) -> Shape | None:
-        config = read_config(model, revision)
+    def _config(self, model: str, revision: str | None) -> dict | None:
+        """A model's configuration; one of the micro world's needn't be there yet."""
+        found = read_config(model, revision)
+        folder, _, name = model.rpartition("/")
+        if found is None and self._study.micro and folder == f"{self._study.world}/models":
+            return micro_config(name, self._study.micro.model_dump())
+        return found
+
+    def _read_shape(self, model: str, revision: str | None) -> Shape | None:
+        config = self._config(model, revision)
         try:
             return config and model_shape(config, model)
         except UserError:
             return None
 
-    @staticmethod
-    def _read_tower(model: str, revision: str | None) -> TowerShape | None:
-        config = read_config(model, revision)
+    def _read_tower(self, model: str, revision: str | None) -> TowerShape | None:
+        config = self._config(model, revision)
         try:
             return config and tower_shape(config, model)
         except UserError:

@@ -346,6 +346,34 @@ def read_config(model: str, revision: str | None = None) -> dict | None:
         raise UserError(f"{path}: not JSON ({error}); fetch the model again") from None
 
 
+def micro_config(name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The configuration that a model of the micro world gets (`micro.pretrain`, `micro.tower`).
+
+    Args:
+        name: "base", "chat" or "tower".
+        settings: `study.Micro` as a dict.
+    """
+    if name == "tower":
+        return {
+            "model_type": "clip_vision_model",
+            "hidden_size": 96,
+            "intermediate_size": 192,
+            "num_hidden_layers": 3,
+            "image_size": 64,
+            "patch_size": 32,
+        }
+    width = settings["hidden_size"]
+    return {
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "num_hidden_layers": settings["layers"],
+        "num_attention_heads": 4,
+        "vocab_size": settings["vocabulary"],
+        "tie_word_embeddings": True,
+    }
+
+
 def _cached(model: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

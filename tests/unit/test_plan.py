@@ -1,5 +1,6 @@
 """What a plan tells before anything is fetched, and of what is here already. No torch."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -47,6 +48,21 @@ def test_the_published_recipe_takes_what_its_data_and_shapes_say(repository, els
     weights = model_shape(KNOWN["huggyllama/llama-7b"]).total
     # Six operations a weight and position; some for attention, none for the embeddings.
     assert 0.95 < full["flops"] / (6 * weights * full["tokens"]) < 1.1
+
+
+def test_models_of_the_micro_world_have_the_parameters_that_they_will_have(
+    repository, elsewhere
+) -> None:
+    """As the records of the default study's runs say."""
+    with (repository / "figures" / "data" / "micro" / "runs.csv").open() as stream:
+        recorded = {row["run"]: row for row in csv.DictReader(stream)}
+    runs = plan(study.read(repository / "config.yaml"))["runs"]
+    assert len(runs) == 20
+    for row in runs:
+        record = recorded[row["run"]]
+        assert row["parameters"] == int(record["parameters"]), row["run"]
+        assert row["learned_parameters"] == int(record["trainable_parameters"]), row["run"]
+        assert row["memory"]["with_checkpointing"] > 0
 
 
 def values(folder: Path, **further) -> dict:
