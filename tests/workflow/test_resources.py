@@ -4,8 +4,11 @@ import re
 from collections import Counter
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.workflow
+
+WORKSTATION = ("--workflow-profile", "workflow/profiles/workstation")
 
 
 def given(checkout, *arguments: str) -> Counter:
@@ -39,21 +42,22 @@ def test_other_resources_run_nothing_again(finished):
     assert finished.planned("--cores", "4", "--configfile", study) == {}
 
 
-def test_the_workstation_profile_counts_the_gpus(fresh, monkeypatch):
-    profile = ("--workflow-profile", "workflow/profiles/workstation")
+@pytest.mark.parametrize("arguments", (("--cores", "16"), WORKSTATION))
+def test_no_more_gpus_are_used_than_there_are(fresh, monkeypatch, arguments):
     study = fresh.study("four", tunings__full__processes=4, jobs={})
     monkeypatch.setenv("SIGHT_GPUS", "2")
-    assert {gpus for _, _, gpus in given(fresh, *profile, "--configfile", study)} == {1, 2}
+    assert {gpus for _, _, gpus in given(fresh, *arguments, "--configfile", study)} == {1, 2}
     monkeypatch.setenv("SIGHT_GPUS", "0")
-    assert {gpus for _, _, gpus in given(fresh, *profile, "--configfile", study)} == {1, 4}
+    assert {gpus for _, _, gpus in given(fresh, *arguments, "--configfile", study)} == {1, 4}
 
 
-@pytest.mark.parametrize("name", ("slurm", "workstation"))
-def test_profiles_keep_what_the_default_one_says(repository, name):
-    import yaml
-
+@pytest.mark.parametrize("name, machine", (("slurm", False), ("workstation", True)))
+def test_profiles_keep_what_the_default_one_says(repository, name, machine):
     def read(path):
-        # The template's own keys begin with a question mark.
         return yaml.safe_load((repository / path / "profile.yaml").read_text())
 
-    assert read("profiles/default").items() <= read(f"workflow/profiles/{name}").items()
+    default = read("profiles/default")
+    if not machine:
+        # The GPUs of the machine that submits jobs say nothing of the cluster's.
+        default = {key: default[key] for key in ("rerun-triggers", "scheduler")}
+    assert default.items() <= read(f"workflow/profiles/{name}").items()
