@@ -5,6 +5,8 @@ CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || e
 PYTHON ?= python3 python3.11 python3.12 python3.13 python
 # Passed on to snakemake by `study` and to pytest by the tests: make study ARGS=--dry-run
 ARGS ?=
+# Processes that share the quick tests; each needs a core and about 4 GiB.
+WORKERS ?= 2
 # Passed on to pip for PyTorch alone, for those who need another build than pip's default.
 TORCH_ARGS ?=
 # Empty: the newest versions that pyproject.toml allows.
@@ -58,8 +60,8 @@ $(STAMP): pyproject.toml constraints.txt
 study: setup ## run the default study: training, evaluation, figures (CORES=, ARGS=)
 	@$(RUN) snakemake --cores $(CORES) $(ARGS)
 
-test: lint ## check the style and run the quick tests (ARGS=)
-	@$(RUN) pytest $(ARGS)
+test: lint ## check the style and run the quick tests (WORKERS=, ARGS=)
+	@$(RUN) pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: setup ## run the tests that take minutes (ARGS=)
 	@$(RUN) pytest -m slow $(ARGS) || { status=$$?; \

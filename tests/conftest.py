@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-MAX_THREADS = 2
+MAX_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -28,6 +28,13 @@ _limit_threads()
 # A test that would fetch something fails at once, whether or not there is a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets tests that share what took long to make run in one of pytest-xdist's workers."""
+    for item in items:
+        shares = item.path.parent if item.path.parent.name == "workflow" else item.path
+        item.add_marker(pytest.mark.xdist_group(str(shares)))
 
 
 @pytest.fixture(scope="session")
