@@ -16,6 +16,7 @@ from sight_beyond_text.power import (
     LASTING,
     LEVEL,
     POWER,
+    SPREAD,
     smallest_effects,
 )
 from sight_beyond_text.shapes import read_config, stored_bytes
@@ -75,6 +76,7 @@ def plan(study: Study, discordance: float = DISCORDANCE) -> dict:
             "level": LEVEL,
             "power": POWER,
             "discordance": discordance,
+            "spread": SPREAD,
             "correlation": CORRELATION,
             "lasting": LASTING,
         },
@@ -238,7 +240,8 @@ def _told_effects(planned: dict) -> list[str]:
     )
     means = {
         "assumed": f"{assumed['discordance']:.0%} of the answers differ, correlated by"
-        f" {assumed['correlation']} where questions share a photo, a passage or a scene",
+        f" {assumed['correlation']} where questions share a photo, a passage or a scene, and two"
+        f" captions' CIDEr by {assumed['spread']}",
         "measured": f"by the intervals in figures/data/{planned['study']}",
     }
     told = [

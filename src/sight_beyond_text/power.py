@@ -28,6 +28,10 @@ DISCORDANCE = 0.3
 study the benchmarks' medians lie between 0.15 and 0.47, most of them near 0.2; two runs that guess
 at even odds have 0.5."""
 
+SPREAD = 0.6
+"""Standard deviation of the difference of two captions' CIDEr, a cautious guess too: two published
+captioners on Flickr30k's test split differ by 0.45."""
+
 CORRELATION = 0.1
 """Of the differences at two questions that share a photo, a passage or a scene."""
 
@@ -91,9 +95,10 @@ def smallest_effects(
         figures: where the studies' tables lie.
 
     Returns:
-        A row a benchmark (and metric, where measured): `suite`, `benchmark`, `metric`, `items`,
-        `together`, `pair` (of one run and another), `seeds` (of means over the study's seeds; None
-        for one), and `from`: "measured", "assumed" or None. In the metric's own unit.
+        A row a benchmark (and metric, where measured, or where it is no share of right answers):
+        `suite`, `benchmark`, `metric`, `items`, `together`, `pair` (of one run and another),
+        `seeds` (of means over the study's seeds; None for one), and `from`: "measured", "assumed"
+        or None. In the metric's own unit.
     """
     measured = _measured(Path(figures) / study.name / "effects.csv")
     seeds, rows = len(study.seeds), []
@@ -112,13 +117,16 @@ def smallest_effects(
                 rows.append({**row, "metric": metric, "from": "measured"})
             if known:
                 continue
-            error = None
-            if sized is not None and entry.get("type") != "captions":
+            error, captions = None, entry.get("type") == "captions"
+            if sized is not None and captions:
+                error = SPREAD / math.sqrt(independent(sized))
+            elif sized is not None:
                 found = smallest_difference(independent(sized), discordance)
                 error = None if found is None else found / (_Z_LEVEL + _Z_POWER)
             errors[name] = error
             row = _row(suite, name, sized and sized.items, sized, error, seeds)
-            rows.append({**row, "metric": None, "from": error and "assumed"})
+            metric, source = "CIDEr" if captions else None, "assumed" if error else None
+            rows.append({**row, "metric": metric, "from": source})
     parts = [errors.get(name) for name in ETHICS]
     if all(parts):
         mean = math.sqrt(sum(part**2 for part in parts)) / len(parts)

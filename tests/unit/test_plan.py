@@ -55,11 +55,12 @@ def test_models_of_the_micro_world_have_the_parameters_that_they_will_have(
 ) -> None:
     """As the records of the default study's runs say."""
     with (repository / "figures" / "data" / "micro" / "runs.csv").open() as stream:
-        recorded = {row["run"]: row for row in csv.DictReader(stream)}
+        # A change of the world gives its runs other hashes, but no other shapes.
+        recorded = {row["run"].rpartition("-")[0]: row for row in csv.DictReader(stream)}
     runs = plan(study.read(repository / "config.yaml"))["runs"]
     assert len(runs) == 20
     for row in runs:
-        record = recorded[row["run"]]
+        record = recorded[row["run"].rpartition("-")[0]]
         assert row["parameters"] == int(record["parameters"]), row["run"]
         assert row["learned_parameters"] == int(record["trainable_parameters"]), row["run"]
         assert row["memory"]["with_checkpointing"] > 0

@@ -1,5 +1,6 @@
 """The smallest effect that is foretold is found as often as it is said: simulated, and measured."""
 
+import json
 import math
 
 import numpy as np
@@ -110,7 +111,8 @@ def test_a_study_without_tables_is_told_by_sizes_and_assumptions(tmp_path) -> No
     assert rows["pope"]["items"] == 3000 and rows["pope"]["together"] == 6
     # The mean of five is known better than any of them.
     assert rows["ethics"]["pair"] < min(rows[task]["pair"] for task in names.ETHICS)
-    assert rows["coco"]["pair"] is rows["coco"]["from"] is None
+    assert (rows["coco"]["metric"], rows["coco"]["from"]) == ("CIDEr", "assumed")
+    assert rows["coco"]["pair"] == pytest.approx(2.80 * power.SPREAD / math.sqrt(5000), rel=0.01)
     more = power.smallest_effects(of(tmp_path, seeds=[0, 1, 2]), figures=tmp_path)
     assert more[0]["seeds"] < more[0]["pair"]
     surer = power.smallest_effects(of(tmp_path), discordance=0.1, figures=tmp_path)
@@ -149,3 +151,17 @@ def test_names_and_sizes_agree_with_the_analysis_and_the_files(shared_data) -> N
     mmlu = {"path": str(shared_data / "mmlu"), "task": None, "limit": None}
     assert text_size("mmlu", mmlu).items == TEXT["mmlu"].items == 14_042
     assert text_size("ethics_cm", {"path": folder, "task": None, "limit": 100}).items == 100
+
+
+def test_published_captioners_differ_by_no_more_than_is_assumed(shared_data) -> None:
+    from sight_beyond_text.evaluation.scorers import captions
+
+    folder = shared_data / "captions" / "flickr30k_karpathy_test"
+    references = json.loads((folder / "references.json").read_text())
+    scores = []
+    for name in ("coco_train_1", "flicker30K_1"):
+        rows = json.loads((folder / f"predictions_{name}.json").read_text())
+        said = {row["image_id"]: row["caption"] for row in rows}
+        scores.append(captions.score(said, references)[1]["score"])
+    spread = (scores[0] - scores[1]).std()
+    assert power.SPREAD / 2 < spread < power.SPREAD
