@@ -110,10 +110,10 @@ def test_the_workflow_draws_every_figure(repository):
     assert [*always, "robustness"] == list(known)
 
 
-def test_robustness_is_drawn_where_images_are_corrupted(finished):
+def test_robustness_is_drawn_where_images_are_corrupted(fresh):
     foggy = {"kinds": ["fog"], "severities": [1]}
-    changed = finished.study("foggy", evaluation__image__vqa__corruptions=foggy)
-    assert finished.planned("--configfile", changed)["draw_figure"] == FIGURES + 1
+    changed = fresh.study("foggy", evaluation__image__vqa__corruptions=foggy)
+    assert fresh.planned("--configfile", changed)["draw_figure"] == FIGURES + 1
 
 
 def test_targets(finished, fresh):
