@@ -161,6 +161,43 @@ def test_a_cut_and_a_corrupt_download_are_mended_by_the_next_start(files) -> Non
     assert found() == {"train/1.jpg": BIG}
 
 
+def test_the_command_brings_all_of_a_study_or_some(files) -> None:
+    values = {
+        **VALUES,
+        "resources": {
+            "gone": {"items": [{"url": files.url("/gone.json")}]},
+            "rows": {"items": [{"url": files.url("/rows.json")}]},
+            "photos": {"items": [{"url": files.url("/photos.zip"), "unpack": True}]},
+        },
+        "data": {
+            "images": "resource:photos/train",
+            "captions": "resource:gone/gone.json",
+            "instructions": "resource:rows/rows.json",
+            "alignment": "resource:rows/rows.json",
+        },
+        "tower": {"model": "."},
+        "bases": {"one": {"model": "."}},
+    }
+    Path("study.yaml").write_text(json.dumps(values))
+
+    def fetched(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "sight_beyond_text.cli", "fetch", "study.yaml"]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True)
+
+    done = fetched("--only", "rows")
+    assert (done.returncode, done.stdout.split(":")[0]) == (0, "rows")
+    assert {path for _, path, _ in files.asked} == {"/rows.json"}
+    done = fetched("--only", "cows")
+    assert done.returncode == 2
+    assert done.stderr == "error: study.yaml: no resource 'cows'; there are: gone, rows, photos\n"
+    # What can't be had doesn't keep the rest away, and is told at the end.
+    done = fetched()
+    assert done.returncode == 2
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["rows", "photos"]
+    assert done.stderr.startswith(f"error: gone: {files.url('/gone.json')}: the server says 404")
+    assert {entry["name"] for entry in manifest().values()} == {"rows", "photos"}
+
+
 # The hub
 
 
