@@ -59,9 +59,11 @@ def plan(
         str | None, typer.Option(help="Reckon with this GPU of the table instead.")
     ] = None,
     discordance: Annotated[
-        float,
-        typer.Option(min=0.001, max=1, help="Share of answers that differ between two runs."),
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            min=0.001, max=1, help="Share of answers that differ between two runs, if unmeasured."
+        ),
+    ] = None,
 ) -> None:
     """Lists the grid of a study, what was pruned and why, and what each run will take."""
     from sight_beyond_text import grid
@@ -75,7 +77,7 @@ def plan(
         read_study = read(path)
         if gpu is not None:
             read_study = read_study.model_copy(update={"hardware": _hardware(read_study, gpu)})
-        planned = planning.plan(read_study, discordance)
+        planned = planning.plan(read_study, discordance or planning.DISCORDANCE)
         print(planning.as_json(planned) if as_json else planning.as_table(planned, costs))
         grid.check_inputs(read_study, [path])
 

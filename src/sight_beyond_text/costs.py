@@ -174,7 +174,7 @@ class Foreteller:
 
         Returns:
             `items`, `flops`, `gpu_hours` and `price`; None for what isn't known. Benchmarks of
-            unknown size are counted in `unknown`.
+            unknown size are counted in `unknown`, questions about corrupted images in `corrupted`.
         """
         subject = spec["subject"]
         shape = self._shape(subject["base"]["model"], subject["base"]["revision"])
@@ -187,7 +187,13 @@ class Foreteller:
             for name, entry in spec["benchmarks"].items()
         ]
         known = [size for size in sizes if size is not None]
+        corrupted = sum(
+            size.items
+            for size, entry in zip(sizes, spec["benchmarks"].values(), strict=True)
+            if size is not None and "corruption" in entry
+        )
         out = {"items": sum(size.items for size in known), "unknown": len(sizes) - len(known)}
+        out["corrupted"] = corrupted
         out |= dict.fromkeys(("flops", "gpu_hours", "price"))
         if shape is None or not known:
             return out

@@ -69,7 +69,7 @@ def plan(study: Study, discordance: float = DISCORDANCE) -> dict:
         "evaluations": evaluations,
         "left_to_score": {
             "evaluations": len(to_score),
-            **_sums(to_score, ("items", "flops", "gpu_hours", "price")),
+            **_sums(to_score, ("items", "corrupted", "flops", "gpu_hours", "price")),
         },
         "effects": smallest_effects(study, discordance),
         "assumed": {
@@ -346,6 +346,9 @@ def _told_scoring(planned: dict) -> list[str]:
     if left["price"] is not None:
         told.append(f"price {_short(left['price'])}")
     start = f"Left to score: {left['evaluations']} of {total} evaluations"
+    if left["corrupted"]:
+        share = left["corrupted"] / left["items"]
+        start += f", {share:.0%} of their questions on corrupted images"
     return [": ".join(filter(None, [start, "; ".join(told)]))]
 
 

@@ -84,6 +84,18 @@ def test_plan_takes_the_study_as_snakemake_does(sight) -> None:
     )
 
 
+def test_plan_reckons_with_another_gpu_and_another_guess(sight) -> None:
+    laptop = ("plan", "workflow/studies/laptop.yaml", "--json")
+    usual = json.loads(sight(*laptop).stdout)
+    other = json.loads(sight(*laptop, "--gpu", "h100", "--discordance", "0.1").stdout)
+    assert (usual["hardware"]["gpu"], other["hardware"]["gpu"]) == ("8 GB laptop", "h100")
+    assert other["left"]["gpu_hours"] < usual["left"]["gpu_hours"]
+    assert other["effects"][0]["pair"] < usual["effects"][0]["pair"]
+    unknown = sight("plan", "--gpu", "h1000")
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("error: --gpu: 'h1000' isn't known; there are: b200, h200, ")
+
+
 def test_a_misspelt_key_is_told_in_one_line_without_a_traceback(
     sight, repository: Path, tmp_path: Path
 ) -> None:

@@ -162,6 +162,21 @@ def test_what_is_scored_already_is_told(elsewhere) -> None:
     assert "Left to score: 1 of 2 evaluations: " in as_table(after)
 
 
+def test_corrupted_images_are_counted_where_they_take_the_time(elsewhere) -> None:
+    (elsewhere / "rows.json").write_text(json.dumps([sample("1", "yes")]))
+    pope = {"type": "pope", "images": "i", "questions": "q"}
+    twins = {**pope, "corruptions": {"kinds": ["fog", "snow"], "severities": [1, 3]}}
+    hours = []
+    for entry in (pope, twins):
+        further = {"evaluation": {"image": {"pope": entry}}, "hardware": {"gpu": "a100-80"}}
+        hours.append(plan(study.load(values(elsewhere, **further))))
+    assert hours[0]["left_to_score"]["corrupted"] == 0
+    assert hours[1]["left_to_score"]["corrupted"] == 4 * hours[0]["left_to_score"]["items"]
+    assert "80% of their questions on corrupted images" in as_table(hours[1])
+    # What they can detect is told once.
+    assert [row["benchmark"] for row in hours[1]["effects"]] == ["pope"]
+
+
 def test_written_answers_take_longer_than_read_ones(elsewhere) -> None:
     (elsewhere / "rows.json").write_text(json.dumps([sample("1", "yes")]))
     hours = {}
