@@ -139,7 +139,7 @@ def image_size(entry: Mapping[str, Any], patches: int) -> Size | None:
         size = Size(found[0], 1, read, entry["max_new_tokens"]) if found else None
     if size is None:
         return None
-    if entry.get("only_present") and kind in ("pope", "captions"):
+    if entry.get("only_present") and "val2017" in entry["images"] and kind in ("pope", "captions"):
         # COCO's val2017 holds an eighth of val2014.
         size = replace(size, items=round(size.items / 8))
     return replace(size, items=min(size.items, entry.get("limit") or size.items))
@@ -150,5 +150,5 @@ def _rows(path: str | None) -> int | None:
     try:
         with open(path or "", encoding="utf-8") as stream:
             return sum(1 for line in stream if line.strip())
-    except OSError:
-        return None
+    except (OSError, ValueError):
+        return None  # not here, or packed

@@ -1,5 +1,6 @@
 """The smallest effect that is foretold is found as often as it is said: simulated, and measured."""
 
+import gzip
 import json
 import math
 
@@ -11,7 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from sight_beyond_text import power, study
 from sight_beyond_text.analysis import names
 from sight_beyond_text.analysis.effects import paired_effects
-from sight_beyond_text.benchmark_sizes import TEXT, Size, text_size
+from sight_beyond_text.benchmark_sizes import TEXT, Size, image_size, text_size
 
 RUNS = pd.DataFrame(
     [
@@ -165,3 +166,22 @@ def test_published_captioners_differ_by_no_more_than_is_assumed(shared_data) -> 
         scores.append(captions.score(said, references)[1]["score"])
     spread = (scores[0] - scores[1]).std()
     assert power.SPREAD / 2 < spread < power.SPREAD
+
+
+def test_questions_are_counted_where_they_can_be(tmp_path) -> None:
+    (tmp_path / "pope.jsonl").write_text('{"question_id": 1}\n{"question_id": 2}\n')
+    with gzip.open(tmp_path / "pope.jsonl.gz", "wt") as stream:
+        stream.write('{"question_id": 1}\n')
+    entry = {"type": "pope", "images": "coco/val2017", "max_new_tokens": 10, "limit": None}
+
+    def items(**further) -> int:
+        return image_size({**entry, **further}, 256).items
+
+    assert items(questions=str(tmp_path / "pope.jsonl")) == 2
+    for elsewhere in ("nowhere", str(tmp_path / "pope.jsonl.gz")):
+        assert items(questions=elsewhere) == 3000
+    assert items(questions="nowhere", only_present=True) == 375
+    assert items(questions="nowhere", only_present=True, images="coco/val2014") == 3000
+    assert items(questions="nowhere", limit=50) == 50
+    unknown = {**entry, "type": "vqa", "subset": None, "questions": "my_own.json"}
+    assert image_size(unknown, 256) is None
