@@ -7,6 +7,7 @@ evaluation's. Heavy libraries are imported by the step that needs them.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from sight_beyond_text.commands.lm_eval import HANDED_ON, lm_eval
 from sight_beyond_text.commands.score import score
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.leases import leased
-from sight_beyond_text.session import prepare_torch, session
+from sight_beyond_text.session import LAUNCHER, end_with, prepare_torch, session
 
 app = typer.Typer(
     help="Does training on images make a language model more truthful and ethical?",
@@ -291,8 +292,11 @@ def _train(run: str, record: Path, log: Path | None, threads: int | None, gpus: 
     gpus = processes if gpus is None else gpus
     if processes > 1 and not is_one_of_several():
         with session(), leased(gpus, processes):
+            os.environ[LAUNCHER] = str(os.getpid())
             launch(processes, sys.argv[1:])
         return
+    if LAUNCHER in os.environ:
+        end_with(int(os.environ[LAUNCHER]))
     each = threads and max(1, threads // processes)
     with session(log, each), leased(gpus):
         prepare_torch(each)

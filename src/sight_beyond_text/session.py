@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from pathlib import Path
 
 from sight_beyond_text.errors import UserError
 
+LAUNCHER = "SIGHT_LAUNCHER"
+"""Variable with the process that started the several processes of a step."""
 TOLD = "SIGHT_TOLD"
 """Variable with the path of a file that the first of several processes to fail creates."""
 
@@ -66,6 +70,26 @@ def from_source(folder: str | Path) -> str:
         f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(folder))}; "
         'sight() {{ python -m sight_beyond_text.cli "$@"; }}; '
     )
+
+
+def end_with(launcher: int) -> None:
+    """Makes the kernel kill this process as soon as its launcher ends, however it ends (Linux).
+
+    The processes of a step would otherwise compute on, unseen, beside those that go on with it.
+
+    Args:
+        launcher: the process that started this one.
+
+    Raises:
+        SystemExit: the launcher has ended already.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != launcher:
+            raise SystemExit(1)
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 def prepare_torch(threads: int | None = None) -> None:

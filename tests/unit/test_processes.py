@@ -1,9 +1,12 @@
 """Several processes compute what one does."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,3 +69,37 @@ def test_an_error_of_several_processes_is_told_once(world, tmp_path, repository,
     assert len(told) == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "train.json").exists()
+
+
+def test_a_killed_launcher_leaves_no_process_behind(world, tmp_path, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    spec = run_spec(
+        world, "frozen", epochs=500, processes=2, save_steps=1, checkpoint=str(tmp_path / "c")
+    )
+    options = ["--record", str(tmp_path / "train.json"), "--log", str(tmp_path / "tune.log")]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "sight_beyond_text.cli", "tune", json.dumps(spec), *options],
+        env={**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1"},
+    )
+
+    def running() -> int:
+        """How many processes know of this training."""
+        known = 0
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                known += str(tmp_path).encode() in path.read_bytes()
+        return known
+
+    def wait(condition) -> None:
+        until = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < until, (tmp_path / "tune.log").read_text()
+            time.sleep(0.1)
+
+    try:
+        wait(lambda: list(tmp_path.glob("c/resume/*/resume.json")))
+        assert running() >= 3
+    finally:
+        launcher.kill()
+        launcher.wait()
+    wait(lambda: running() == 0)
