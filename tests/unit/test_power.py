@@ -73,6 +73,25 @@ def test_the_paired_bootstrap_finds_it_as_often(together) -> None:
     assert found / studies == pytest.approx(power.POWER, abs=0.1)
 
 
+def test_means_over_seeds_find_smaller_differences_as_often() -> None:
+    """Of what a question differs by, a part is drawn once and the rest anew by each seed."""
+    items, seeds, studies = 600, 3, 300
+    single = power.smallest_difference(power.independent(Size(items)), power.DISCORDANCE)
+    difference = power.smallest_difference(power.independent(Size(items), seeds), power.DISCORDANCE)
+    assert difference < single
+    ups = (power.DISCORDANCE + difference) / 2
+    shares, chance = (ups, power.DISCORDANCE - ups, 1 - power.DISCORDANCE), np.random.default_rng(0)
+    found = 0
+    for _ in range(studies):
+        lasting = chance.choice((1, -1, 0), size=(1, items), p=shares)
+        own = chance.choice((1, -1, 0), size=(seeds, items), p=shares)
+        # Two seeds agree where both follow what lasts, so with the square of this probability.
+        follows = chance.random((seeds, items)) < math.sqrt(power.LASTING)
+        means = np.where(follows, lasting, own).mean(axis=0)
+        found += means.mean() > 1.96 * means.std(ddof=1) / math.sqrt(items)
+    assert found / studies == pytest.approx(power.POWER, abs=0.07)
+
+
 def test_what_no_number_of_changes_could_show_is_not_promised() -> None:
     assert power.smallest_difference(10, 0.1) is None
     assert power.smallest_difference(0, 0.3) is None
