@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,8 @@ from sight_beyond_text.analysis import tidy
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.evaluation.answer_file import Answers
 from sight_beyond_text.evaluation.remembered import RememberingLM
-from sight_beyond_text.evaluation.text_tables import tabulate
+from sight_beyond_text.evaluation.text_coverage import SETS, coverage
+from sight_beyond_text.evaluation.text_tables import TOGETHER, tabulate
 from sight_beyond_text.evaluation.text_tasks import (
     FEWSHOT_SEED,
     PROTOCOLS,
@@ -105,6 +106,9 @@ def _evaluate(spec: dict, out: Path, jobs: Sequence[Job], models: _Models) -> No
     finally:
         answers.close()
     items, scores = _tables(spec, jobs, samples, lm)
+    differs = _coverage(spec, jobs, scores)
+    for line in differs:
+        print(line)
     tidy.write_parquet(items, out / "items.parquet")
     tidy.write_parquet(scores, out / "scores.parquet")
     write_json(
@@ -118,6 +122,7 @@ def _evaluate(spec: dict, out: Path, jobs: Sequence[Job], models: _Models) -> No
             "shots": {job.task: job.built.get_config("num_fewshot") for job in jobs},
             "items": len(items),
             "truncated": _truncated(items),
+            **({"coverage": differs} if differs else {}),
             "asked": lm.asked,
             **dict(getattr(lm.loaded, "counts", {})),
             "seconds": round(time.perf_counter() - begun, 2),
@@ -257,6 +262,22 @@ def _tables(
         frame.insert(1, "suite", SUITE)
     scores["protocol"] = spec["protocol"]
     return items[list(tidy.ITEMS)], scores[list(tidy.SCORES)]
+
+
+def _coverage(spec: dict, jobs: Sequence[Job], scores: pd.DataFrame) -> list[str]:
+    """What of the benchmarks is otherwise than published."""
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for job in jobs:
+        counts[job.benchmark][job.task] = len(job.built.eval_docs)
+    lines = []
+    for name, asked in counts.items():
+        entry = spec["benchmarks"][name]
+        told = coverage(name, entry, asked)
+        own = scores.loc[scores["benchmark"] == name, "metric"]
+        if not told and (entry.get("task") or name) in SETS and TOGETHER not in set(own):
+            told.append(f"evaluation.text.{name}: no whole set among its questions: there is no em")
+        lines += told
+    return lines
 
 
 def _truncated(items: pd.DataFrame) -> dict[str, int]:

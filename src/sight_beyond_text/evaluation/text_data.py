@@ -37,6 +37,8 @@ MIRRORED = ("parquet", "arrow", "jsonl", "json", "csv")
 def check_text(benchmarks: Mapping[str, Mapping[str, Any]]) -> None:
     """Reads every local file of the text suite once, so that a broken one is known in time.
 
+    What is not broken, but has fewer or more questions than were published, is printed.
+
     Args:
         benchmarks: by name: `{task, path, fewshot, limit}`, None where not given. Those without
             a path come from the hub; of those only the task's name is checked.
@@ -65,7 +67,13 @@ def _check_files(name: str, entry: Mapping[str, Any]) -> None:
     """Reads local files; of a copy of the hub's dataset it is enough that there is one."""
     task, path = entry.get("task") or name, Path(entry["path"])
     if task in READERS and not is_mirror(path):
-        read_benchmark(name, entry)
+        from sight_beyond_text.evaluation.text_coverage import coverage
+
+        read = read_benchmark(name, entry)
+        asked = {part: splits.get("test") or splits["validation"] for part, splits in read.items()}
+        counts = {part: len(rows) for part, rows in asked.items()}
+        for line in coverage(name, entry, counts):
+            print(line)
     elif not path.exists():
         raise UserError(f"{path}: no such file or folder (evaluation.text.{name}.path)")
     elif not any(any(path.rglob(f"*.{kind}")) for kind in MIRRORED):

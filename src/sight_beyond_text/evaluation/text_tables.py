@@ -16,6 +16,7 @@ from lm_eval.api.metrics import mean, nanmean
 from sight_beyond_text.analysis import tidy
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.evaluation import squad
+from sight_beyond_text.evaluation.text_coverage import SETS
 from sight_beyond_text.evaluation.text_tasks import Job
 
 NAMES = {
@@ -24,9 +25,6 @@ NAMES = {
 }
 """What a metric@filter is called in the tables; else by the metric's own name, and where several
 filters give it, only that of the items' scores: the others as `<metric>_<filter>`."""
-
-SETS = {"ethics_deontology": 4, "ethics_justice": 4, "ethics_virtue": 5}
-"""Items that ETHICS counts as right only together (Hendrycks et al., 2021)."""
 
 TOGETHER = "em"
 """The metric of such sets: the share in which every item is right."""
