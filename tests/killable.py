@@ -1,7 +1,9 @@
 """Trainings in processes of their own, so that they can be killed."""
 
 import multiprocessing
+import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,22 +13,32 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["sight_beyond_text.training.train"])
 
 
-def _train(spec: dict, record: str) -> None:
+def _train(spec: dict, record: str, before: str | None) -> None:
     import torch
 
-    from sight_beyond_text.training.train import train
+    from sight_beyond_text.training import train as training
 
     torch.set_num_threads(1)
-    train(spec, record)
+    if before is not None:
+        setattr(training, before, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    training.train(spec, record)
 
 
-def run(spec: dict, record: Path, stop: Callable[[float], bool] | None = None) -> int:
+def run(
+    spec: dict,
+    record: Path,
+    stop: Callable[[float], bool] | None = None,
+    before: str | None = None,
+) -> int:
     """Trains in a child; kills it with SIGKILL as soon as `stop(seconds)` is true.
+
+    Args:
+        before: a function of `training.train`; the child kills itself where it would be called.
 
     Returns:
         The child's exit status; -9 if it was killed.
     """
-    child = CONTEXT.Process(target=_train, args=(spec, str(record)))
+    child = CONTEXT.Process(target=_train, args=(spec, str(record), before))
     child.start()
     started = time.monotonic()
     while child.is_alive():

@@ -19,6 +19,9 @@ from sight_beyond_text.errors import UserError
 COMPLETE = "complete.json"
 """The record in a checkpoint's folder, written last."""
 
+RESUME = "resume"
+"""Folder of resume points in a checkpoint's folder, as long as its training isn't finished."""
+
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes `text` atomically: the file is whole or it isn't there."""

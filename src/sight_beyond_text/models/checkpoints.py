@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.files import COMPLETE, read_json, sha256
+from sight_beyond_text.files import COMPLETE, RESUME, read_json, sha256
 from sight_beyond_text.models.building import DTYPES, build, load_language_model, load_tokenizer
 
 EMBEDDINGS = "embeddings.safetensors"
@@ -49,12 +49,12 @@ def load_projector(model, folder: str | Path) -> None:
 
 
 def hashes(folder: str | Path) -> dict[str, str]:
-    """SHA-256 of every file in a checkpoint but the record itself, by relative path."""
+    """SHA-256 of every file in a checkpoint but its record and resume points, by relative path."""
     folder = Path(folder)
     return {
         path.relative_to(folder).as_posix(): sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != COMPLETE
+        if path.is_file() and path.name != COMPLETE and path.relative_to(folder).parts[0] != RESUME
     }
 
 

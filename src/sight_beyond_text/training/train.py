@@ -15,7 +15,7 @@ from transformers import TrainingArguments, set_seed
 from sight_beyond_text.data.prepare import load_rows
 from sight_beyond_text.data.samples import Collator, Conversations, Pixels, keep_learned
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.files import COMPLETE, write_json
+from sight_beyond_text.files import COMPLETE, RESUME, write_json
 from sight_beyond_text.models.building import (
     DTYPES,
     add_adapters,
@@ -42,9 +42,6 @@ from sight_beyond_text.training.modes import LANGUAGE, parameter_groups, set_tra
 from sight_beyond_text.training.room import expected_to_fit, memory_at_hand
 from sight_beyond_text.training.steps import plan_steps
 
-RESUME = "resume"
-"""Folder of resume points inside a checkpoint; gone when the checkpoint is whole."""
-
 
 def train(spec: dict, record_path: str | Path) -> dict:
     """Trains one run, goes on with it where it was interrupted, or finds it trained already.
@@ -68,6 +65,8 @@ def train(spec: dict, record_path: str | Path) -> dict:
     else:
         print(f"{spec['id']} is trained already; its weights are as recorded", file=sys.stderr)
     if processes.is_main_process:
+        # Hashing large weights takes minutes: killed meanwhile, the last point is still needed.
+        shutil.rmtree(folder / RESUME, ignore_errors=True)
         write_json(record_path, record)
     return record
 
@@ -142,7 +141,6 @@ def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
     state = learner.whole_state()
     if processes.is_main_process:
         _save(state, mode, llm, adapted, tokenizer, folder)
-        shutil.rmtree(folder / RESUME, ignore_errors=True)
         record["files"] = hashes(folder)
         write_json(folder / COMPLETE, record)
     processes.wait_for_everyone()
