@@ -9,14 +9,20 @@ have `embeddings.safetensors` and `tokenizer/` besides, where its tokens were ad
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import COMPLETE, RESUME, read_json, sha256
 from sight_beyond_text.models.building import DTYPES, build, load_language_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 EMBEDDINGS = "embeddings.safetensors"
 _PROJECTOR = "model.multi_modal_projector."
@@ -30,6 +36,24 @@ def save_projector(state: dict[str, torch.Tensor], folder: str | Path) -> None:
         if name.startswith(_PROJECTOR)
     }
     save_file(own, Path(folder) / "projector.safetensors")
+
+
+def language_tensors(state: dict[str, torch.Tensor], llm) -> dict[str, torch.Tensor]:
+    """A language model's tensors, out of the whole model's by name, as its own class names them.
+
+    Args:
+        state: the whole model's tensors (`model.language_model.*` and `lm_head.*` are the LLM's).
+        llm: the language model that is a part of it; not all classes call their layers `model`.
+    """
+    head = llm.get_output_embeddings()
+    own = next(name for name, module in llm.named_modules() if module is head)
+    renamed = {"model.language_model.": f"{llm.base_model_prefix}.", "lm_head.": f"{own}."}
+    return {
+        prefix + name.removeprefix(whole): tensor
+        for name, tensor in state.items()
+        for whole, prefix in renamed.items()
+        if name.startswith(whole)
+    }
 
 
 def load_projector(model, folder: str | Path) -> None:
@@ -111,11 +135,45 @@ def load_tuned_language_model(subject: dict):
     model = load_language_model(base, dtype, four_bit=mode == "qlora")
     load_embeddings(model, subject["checkpoint"])
     if mode in ("lora", "qlora"):
-        from peft import PeftModel  # takes a second, which most evaluations can do without
-
-        adapted = PeftModel.from_pretrained(model, Path(subject["checkpoint"]) / "adapter")
+        adapted = load_adapter(model, Path(subject["checkpoint"]) / "adapter")
         model = adapted.merge_and_unload() if mode == "lora" else adapted.get_base_model()
     return model.eval(), tokenizer
+
+
+def load_adapter(model, folder: str | Path) -> PeftModel:
+    """Puts a saved adapter into a language model.
+
+    Raises:
+        UserError: the adapter is another model's, in whole or in part.
+    """
+    from peft import PeftModel  # takes a second, which most evaluations can do without
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+        adapted = PeftModel.from_pretrained(model, folder)
+    check_adapter(adapted, folder)
+    return adapted
+
+
+def check_adapter(adapted: PeftModel, folder: str | Path) -> None:
+    """Refuses a saved adapter whose tensors aren't those of a model that it is for.
+
+    Without this, peft leaves the model, or a part of it, as if it had never been tuned.
+
+    Raises:
+        UserError: tensors are missing, or fit nowhere.
+    """
+    path = Path(folder) / "adapter_model.safetensors"
+    with safe_open(path, "pt") as file:
+        saved = set(file.keys())
+    learned = (name for name, _ in adapted.named_parameters() if ".lora_" in name)
+    wanted = {name.replace(".default.", ".") for name in learned}
+    if saved != wanted:
+        raise UserError(
+            f"{path}: not an adapter of this base: {len(wanted - saved)} tensors are missing,"
+            f" {len(saved - wanted)} fit nowhere, the first is {min(saved ^ wanted)}; train or"
+            " import it again"
+        )
 
 
 def tokenizer_of(subject: dict):

@@ -6,9 +6,9 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, PreTrainedModel
@@ -31,6 +31,7 @@ from sight_beyond_text.models.building import (
 from sight_beyond_text.models.checkpoints import (
     EMBEDDINGS,
     image_marks_of,
+    load_adapter,
     load_embeddings,
     load_projector,
     tokenizer_of,
@@ -38,6 +39,9 @@ from sight_beyond_text.models.checkpoints import (
 )
 from sight_beyond_text.models.model_card import model_card, public_name
 from sight_beyond_text.models.processors import llava_processor
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 PARTS = ("whole", "language")
 ADAPTERS = ("merged", "kept")
@@ -176,14 +180,14 @@ def _language_model(
         return model.to(dtype).eval(), None
     before = None
     if adapter == "merged":
-        adapted = PeftModel.from_pretrained(model, checkpoint / "adapter").eval()
+        adapted = load_adapter(model, checkpoint / "adapter").eval()
         before = _logits(adapted, tokenizer, subject["template"])
         model = adapted.unload()
     if mode == "qlora":
         model = model.dequantize(DTYPES[subject["precision"]])
     if adapter == "kept":
         return model.to(dtype).eval(), None
-    model = merge(PeftModel.from_pretrained(model, checkpoint / "adapter"), dtype).eval()
+    model = merge(load_adapter(model, checkpoint / "adapter"), dtype).eval()
     return model, _difference(before, _logits(model, tokenizer, subject["template"]))
 
 

@@ -28,8 +28,10 @@ from sight_beyond_text.models.building import (
     patches_of,
 )
 from sight_beyond_text.models.checkpoints import (
+    check_adapter,
     completed,
     hashes,
+    language_tensors,
     load_projector,
     save_projector,
     verify,
@@ -38,7 +40,7 @@ from sight_beyond_text.models.features import Features
 from sight_beyond_text.training import record as records
 from sight_beyond_text.training.learner import OUT_OF_MEMORY, Learner, Steps, memory_errors, thinned
 from sight_beyond_text.training.loss import TokenLoss
-from sight_beyond_text.training.modes import LANGUAGE, parameter_groups, set_trainable, summary
+from sight_beyond_text.training.modes import parameter_groups, set_trainable, summary
 from sight_beyond_text.training.room import expected_to_fit, memory_at_hand
 from sight_beyond_text.training.steps import plan_steps
 
@@ -170,17 +172,15 @@ def _images(spec: dict, rows: list[dict]) -> Features | Pixels:
 def _save(state: dict, mode: str, llm, adapted, tokenizer, folder: Path) -> None:
     """Writes what the run changed, from the whole model's tensors by name."""
     save_projector(state, folder)
-    language = {_of_language_model(n): t for n, t in state.items() if n.startswith(LANGUAGE)}
+    language = language_tensors(state, llm)
     if mode == "full":
         llm.save_pretrained(folder / "llm", state_dict=language)
         tokenizer.save_pretrained(folder / "llm")
     elif adapted is not None:
         named = {f"base_model.model.{name}": tensor for name, tensor in language.items()}
-        adapted.save_pretrained(folder / "adapter", state_dict=named)
-
-
-def _of_language_model(name: str) -> str:
-    return name.replace("model.language_model.", "model.", 1)
+        # Else peft asks the hub about the base's vocabulary, once all is learned.
+        adapted.save_pretrained(folder / "adapter", state_dict=named, save_embedding_layers=False)
+        check_adapter(adapted, folder / "adapter")
 
 
 def _check_losses(dataset: Conversations, training: dict, name: str) -> None:
