@@ -106,7 +106,7 @@ class Foreteller:
             "learned_parameters": learned,
             "memory": self._memory(shape, tower, job, training, sizes),
             "disk": 4 * learned,
-            # The last resume point goes only when the next one is whole.
+            # A resume point goes only when the step after the next one was finite.
             "disk_while_training": points * (4 + states) * learned,
         }
         if sizes is not None:

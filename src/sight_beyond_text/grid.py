@@ -17,6 +17,7 @@ from sight_beyond_text.errors import UserError
 from sight_beyond_text.evaluation.text_data import default_shots
 from sight_beyond_text.files import COMPLETE, digest, read_json, sha256
 from sight_beyond_text.study import (
+    BF16_RECIPE_VERSION,
     FETCHED,
     IMPORTED,
     RECIPE_VERSION,
@@ -495,12 +496,13 @@ def _identified(spec: dict, root: str, slug: str) -> Spec:
     training = {k: v for k, v in spec["training"].items() if k not in _NOT_IN_THE_WEIGHTS}
     # The folder of the alignment that is started from ends in the digest of its recipe.
     started_from = spec["projector"].split("/")[-2][-8:] if spec["projector"] else None
+    in_bf16 = training["precision"] == "bf16"
     recipe = {
         **{key: spec[key] for key in ("stage", "mode", "template", "source", "seed")},
         **{key: spec[key] for key in ("projector_learning_rate", "lora")},
         "training": training,
         "projector": started_from,
-        "version": RECIPE_VERSION,
+        "version": BF16_RECIPE_VERSION if in_bf16 else RECIPE_VERSION,
         "base": identity(**_named(spec["base"])),
         "tower": _identified_tower(spec["tower"]),
         "instructions": identity(data["instructions"]),

@@ -329,4 +329,5 @@ def _gathered(shape: Shape, job: Job) -> float:
         return 0
     parts = shape.parameters
     layer = (parts["attention"] + parts["mlp"]) / shape.layers
-    return (2 * layer + parts["embeddings"] + parts["head"]) * job.bytes_a_value
+    # Learned weights travel in float32.
+    return (2 * layer + parts["embeddings"] + parts["head"]) * _stream(job)

@@ -21,6 +21,8 @@ from sight_beyond_text.study_errors import describe
 
 RECIPE_VERSION = 2
 """Raised when the training code changes what a recipe means, so that old runs aren't reused."""
+BF16_RECIPE_VERSION = 3
+"""That of trainings in bf16: what learns starts in float32 now, not rounded."""
 
 WORLD_VERSION = 3
 """Raised when the micro world comes out otherwise from the same settings."""
@@ -357,6 +359,15 @@ class Training(WithPreset):
     save_steps: Positive = Field(500, description="Steps from one resume point to the next.")
     processes: Positive = Field(1, description="Processes that share a run, one a GPU (torchrun).")
     fsdp: bool = Field(False, description="Spread weights over the processes' GPUs (FSDP 2).")
+
+    @model_validator(mode="after")
+    def _several_to_spread_over(self) -> Training:
+        if self.fsdp and self.processes == 1:
+            raise ValueError(
+                "fsdp spreads weights over several processes, found processes: 1; raise processes"
+                " or remove fsdp"
+            )
+        return self
 
 
 class Alignment(Training):

@@ -368,6 +368,13 @@ def test_a_runs_spec_says_what_its_cell_says() -> None:
         assert not str(spec).count(study.MICRO)
 
 
+@pytest.mark.parametrize(("precision", "version"), [("fp32", 2), ("bf16", 3)])
+def test_only_trainings_in_bf16_are_of_the_recipe_that_starts_in_float32(precision, version):
+    made = changed((("tunings", "full", "precision"), precision))
+    cell = next(cell for cell in made.cells()[0] if cell.tuning == "full")
+    assert grid.run_spec(made, cell)["recipe"]["version"] == version
+
+
 def test_every_subject_is_one_of_base_reference_and_run() -> None:
     made = changed()
     subjects = grid.subjects(made)

@@ -13,6 +13,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import make_world, run_spec
 
+from sight_beyond_text.models.building import build, load_tokenizer
+from sight_beyond_text.training.train import _fsdp, train
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
@@ -31,9 +34,22 @@ def tune(spec: dict, folder) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("mode", ("full", "qlora"))
-def test_two_processes_give_the_losses_of_one(world, tmp_path, mode, repository, monkeypatch):
+SLOW = pytest.mark.slow
+CASES = [
+    ("full", False),
+    ("qlora", False),
+    ("full", True),
+    pytest.param("lora", False, marks=SLOW),
+    pytest.param("lora", True, marks=SLOW),
+    pytest.param("frozen", False, marks=SLOW),
+    pytest.param("align", False, marks=SLOW),
+]
+
+
+@pytest.mark.parametrize(("mode", "fsdp"), CASES)
+def test_two_processes_give_the_losses_of_one(world, tmp_path, mode, fsdp, repository, monkeypatch):
     monkeypatch.chdir(repository)
+    stage = {"stage": "align", "template": "plain"} if mode == "align" else {}
     curves, weights = [], []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
@@ -46,18 +62,37 @@ def test_two_processes_give_the_losses_of_one(world, tmp_path, mode, repository,
             token_budget=150,
             learning_rate=3e-3,
             processes=processes,
+            fsdp=fsdp and processes > 1,
             checkpoint=str(folder / "checkpoint"),
+            **stage,
         )
-        done = tune(spec, folder)
-        assert done.returncode == 0, done.stderr
+        if processes == 1:
+            train(spec, folder / "train.json")
+        else:
+            done = tune(spec, folder)
+            assert done.returncode == 0, done.stderr
+            # Two layers of the LLM and of the tower, the tower's embeddings, and the rest.
+            spread = "weights were spread over 2 processes, in 6 parts" in done.stderr
+            assert spread == fsdp, done.stderr
         record = json.loads((folder / "train.json").read_text())
         assert record["processes"] == processes
         curves.append([point["loss"] for point in record["curve"]])
-        weights.append(load_file(folder / "checkpoint" / "projector.safetensors"))
+        files = sorted((folder / "checkpoint").rglob("*.safetensors"))
+        tensors = {(file.name, n): t for file in files for n, t in load_file(file).items()}
+        weights.append(tensors)
     # float32: sums in another order, then nine steps of AdamW.
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+    assert weights[0].keys() == weights[1].keys()
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-4, rtol=1e-3)
+
+
+def test_fsdp_gathers_the_layers_of_every_part_one_at_a_time(world):
+    given = run_spec(world, "full")
+    tokenizer = load_tokenizer(given["base"])
+    made = _fsdp(build(given["base"], given["tower"], tokenizer, torch.float32))
+    layers = ["LlamaDecoderLayer", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
+    assert made == {"version": 2, "transformer_layer_cls_to_wrap": layers}
 
 
 def test_an_error_of_several_processes_is_told_once(world, tmp_path, repository, monkeypatch):

@@ -18,13 +18,29 @@ def point(folder, step: int, recipe=RECIPE):
     return made
 
 
-def test_the_newest_whole_point_is_taken_and_older_ones_go(tmp_path):
-    point(tmp_path, 2)
+def test_the_newest_whole_point_is_taken_and_older_ones_go_when_it_has_proved_good(tmp_path):
+    before = point(tmp_path, 2)
     newest = point(tmp_path, 10)
     found, record = resume.latest(tmp_path, RECIPE)
     assert found == newest
     assert (record["losses"], record["resumed"], record["seconds"]) == ([{"loss": 1.0}], [1], 2.0)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+    assert resume.points(tmp_path) == [newest, before]
+    resume.prove(newest)
+    assert resume.points(tmp_path) == [newest]
+
+
+def test_where_the_newest_point_goes_the_one_before_is_taken(tmp_path):
+    before = point(tmp_path, 2)
+    resume.remove(point(tmp_path, 10))
+    assert resume.latest(tmp_path, RECIPE)[0] == before
+
+
+def test_an_earlier_point_that_is_half_written_or_of_another_recipe_goes(tmp_path):
+    resume.save_learned({"weight": torch.zeros(4)}, tmp_path / "checkpoint-2")
+    point(tmp_path, 4, {**RECIPE, "seed": 1})
+    newest = point(tmp_path, 10)
+    assert resume.latest(tmp_path, RECIPE)[0] == newest
+    assert resume.points(tmp_path) == [newest]
 
 
 def test_a_point_without_its_record_is_removed_and_the_one_before_taken(tmp_path):

@@ -328,15 +328,19 @@ def test_a_truncated_image_is_told_where_a_sample_is_asked_for(tokenizer, tmp_pa
         made[0]
 
 
-def test_prepared_images_are_kept_up_to_a_number(tmp_path: Path) -> None:
+def test_prepared_images_are_kept_as_long_as_they_have_room(tmp_path: Path) -> None:
     for index in range(3):
         Image.new("RGB", (2, 2), (index, 0, 0)).save(tmp_path / f"{index}.png")
-    pixels = Pixels(tmp_path, processor, keep=2)
+    one = Pixels(tmp_path, processor)("0.png").nbytes
+    pixels = Pixels(tmp_path, processor, keep=3 * one - 1)
     first = [pixels(f"{index}.png") for index in range(3)]
     assert [int(values[0, 0, 0]) for values in first] == [0, 1, 2]
     assert pixels("0.png") is first[0] and pixels("1.png") is first[1]
     assert len(pixels.kept) == 2
     assert torch.equal(pixels("2.png"), first[2])
+    forgetful = Pixels(tmp_path, processor)
+    assert forgetful("0.png") is not forgetful("0.png")
+    assert not forgetful.kept
 
 
 @pytest.mark.parametrize("template", ["plain", "v0", "v1"])

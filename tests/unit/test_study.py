@@ -133,6 +133,12 @@ def test_an_unknown_key_is_refused_and_the_nearest_known_one_named(
     assert near in found.removeprefix(wanted).split(", ")
 
 
+def test_weights_that_one_process_should_spread_are_refused_in_one_line(mistakes) -> None:
+    (found,) = mistakes(("  full: { ", "  full: { fsdp: true, "))
+    assert "tunings.full" in found
+    assert "fsdp spreads weights over several processes, found processes: 1" in found
+
+
 def test_an_unknown_key_like_no_other_lists_those_of_its_own_place(mistakes) -> None:
     (found,) = mistakes(("      type: vqa\n", "      type: vqa\n      x: 1\n"))
     known = ", ".join(sorted(study.ImageBenchmark.model_fields))

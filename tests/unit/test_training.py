@@ -210,10 +210,26 @@ def test_a_broken_loss_names_step_samples_and_the_last_good_checkpoint(world, tm
     told = str(caught.value)
     # The first step warms up, the second ruins the weights, the third shows it.
     assert "at step 3; samples " in told
-    assert str(tmp_path / "checkpoint" / "resume" / "checkpoint-2") in told
+    points = tmp_path / "checkpoint" / "resume"
+    assert f"the last good checkpoint is {points / 'checkpoint-1'};" in told
+    assert [point.name for point in points.iterdir()] == ["checkpoint-1"]
     named = told.split("samples ")[1].split(";")[0].split(", ")
     assert len(named) == 4
     assert set(named) <= {str(i) for i in range(12)}
+    # The next start goes on from the good one, and comes to the same end.
+    with pytest.raises(UserError) as again:
+        train(given, tmp_path / "train.json")
+    assert str(again.value) == told
+    assert [point.name for point in points.iterdir()] == ["checkpoint-1"]
+
+
+def test_a_first_checkpoint_that_is_ruined_is_not_called_good(world, tmp_path):
+    given = run_spec(
+        world, "full", learning_rate=1e30, save_steps=2, checkpoint=str(tmp_path / "checkpoint")
+    )
+    with pytest.raises(UserError, match="at step 3; .*; there is no checkpoint;"):
+        train(given, tmp_path / "train.json")
+    assert not list((tmp_path / "checkpoint" / "resume").iterdir())
 
 
 @pytest.mark.parametrize("mode", MODES)

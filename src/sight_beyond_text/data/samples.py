@@ -283,13 +283,13 @@ class Pixels:
     Args:
         folder: where the images lie.
         processor: transformers image processor of the vision tower.
-        keep: how many prepared images to keep in memory.
+        keep: bytes of prepared images to keep in memory, the first that come.
     """
 
     key = "pixel_values"
 
-    def __init__(self, folder: str | Path, processor, keep: int = 4096):
-        self.folder, self.processor, self.keep = Path(folder), processor, keep
+    def __init__(self, folder: str | Path, processor, keep: int = 0):
+        self.folder, self.processor, self.room = Path(folder), processor, keep
         self.kept: dict[str, torch.Tensor] = {}
 
     def __call__(self, name: str) -> torch.Tensor:
@@ -309,7 +309,8 @@ class Pixels:
         except (*_BROKEN, Image.DecompressionBombError) as error:
             raise UserError(f"{path}: not a readable image ({error}); fetch it again") from None
         values = self.processor(rgb, return_tensors="pt")["pixel_values"][0]
-        if len(self.kept) < self.keep:
+        if self.room and values.nbytes <= self.room:
+            self.room -= values.nbytes
             self.kept[name] = values
         return values
 

@@ -351,6 +351,7 @@ def build(
     tokenizer,
     dtype: torch.dtype,
     language_model: nn.Module | None = None,
+    projector_dtype: torch.dtype | None = None,
 ) -> LlavaForConditionalGeneration:
     """The whole model: tower, fresh projector, base LLM.
 
@@ -360,6 +361,7 @@ def build(
         tokenizer: the base's; tells which row stands for the image.
         dtype: of weights and computation.
         language_model: an LLM at hand, instead of loading the base.
+        projector_dtype: of the projector's weights, where it isn't `dtype`.
 
     Returns:
         The model, in eval mode. The projector is drawn from torch's current seed.
@@ -388,7 +390,8 @@ def build(
     config.text_config = llm.config
     config.tie_word_embeddings = llm.config.tie_word_embeddings
     model.model.vision_tower = vision
-    model.model.multi_modal_projector = new_projector(config, tower["projector"]).to(dtype)
+    projector = new_projector(config, tower["projector"])
+    model.model.multi_modal_projector = projector.to(projector_dtype or dtype)
     model.model.language_model = body
     cap = getattr(llm.config, "final_logit_softcapping", None)
     model.lm_head = CappedHead(head, cap) if cap else head

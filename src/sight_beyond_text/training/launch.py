@@ -13,7 +13,7 @@ from sight_beyond_text.session import TOLD
 
 
 def is_one_of_several() -> bool:
-    """Whether a launcher (this module, torchrun, srun with its variables) started this process."""
+    """Whether a launcher (this module, torchrun) started this process; srun alone is none."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
@@ -87,6 +90,13 @@ class Steps(Dataset):
                     room, found = taken, (chosen, step)
         return found
 
+    def several_passes(self) -> bool:
+        """Whether any step has more than one pass."""
+        return any(
+            len(split_step(step, self.lengths, self.positions, self.processes)[0]) > 1
+            for step in self.steps
+        )
+
     def ids(self, number: int) -> list[str]:
         """Ids of a step's samples."""
         return [self.samples.samples[index]["id"] for index in self.steps[number]]
@@ -103,15 +113,19 @@ class Learner(Trainer):
         model: the model with its loss.
         args: transformers' training arguments, for one long epoch of all steps.
         steps: what to learn.
+        optimizer: of the model's learned parameters.
         recipe: of the run; a resume point of another one is never taken up.
         name: of the run, for messages.
     """
 
     def __init__(self, model: TokenLoss, args, steps: Steps, optimizer, recipe: dict, name: str):
-        super().__init__(model=model, args=args, train_dataset=steps, optimizers=(optimizer, None))
+        super().__init__(model=model, args=args, train_dataset=steps)
+        self.own_optimizer = optimizer
         self.recipe, self.name = recipe, name
         self.losses: list[dict] = []
         self.resumed: list[int] = []
+        # The newest resume point, as long as no finite step has followed it.
+        self.unproven: Path | None = None
         self.started, self.seconds_before = time.monotonic(), 0.0
 
     @property
@@ -127,7 +141,28 @@ class Learner(Trainer):
         point, record = found
         self.losses, self.seconds_before = record["losses"], record["seconds"]
         self.resumed = [*record["resumed"], len(self.losses)]
+        self.unproven = point
         return str(point)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As transformers', but with FSDP on CPUs too, which accelerate leaves to accelerators."""
+        super().create_accelerator_and_postprocess()
+        if not self.args.fsdp:
+            return
+        state = self.accelerator.state
+        if not self.is_fsdp_enabled:
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            state.distributed_type = DistributedType.FSDP
+            # Each object of accelerate's takes its state from here anew.
+            PartialState().distributed_type = DistributedType.FSDP
+            self.is_fsdp_enabled = True
+        # Else the loss and the gradients' sums are rounded to bfloat16; autocast computes in it.
+        state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The one that was given; transformers takes none from outside together with FSDP."""
+        self.optimizer = self.own_optimizer
+        return self.optimizer
 
     def get_train_dataloader(self) -> DataLoader:
         """One planned step at a time; each process has its own share of every step."""
@@ -151,15 +186,24 @@ class Learner(Trainer):
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(inputs["passes"]):
             last = number == len(inputs["passes"]) - 1
-            # Gradients are averaged over processes, and once a step suffices.
-            alone = contextlib.nullcontext() if last else self.accelerator.no_sync(model)
+            # Gradients are averaged over processes, and once a step suffices; but with FSDP, those
+            # that aren't shared out yet would be there whole.
+            once = last or self.is_fsdp_enabled
+            alone = contextlib.nullcontext() if once else self.accelerator.no_sync(model)
             with alone:
-                loss = model(**self._prepare_inputs(batch))
+                with self._computing():
+                    loss = model(**self._prepare_inputs(batch))
                 loss = loss * (self.args.world_size / inputs["learned"])
                 self.accelerator.backward(loss)
             total += loss.detach()
         self._keep(total)
         return total
+
+    def _computing(self) -> contextlib.AbstractContextManager:
+        """Autocast, which accelerate gives to all models but those of FSDP."""
+        if self.args.bf16 and self.is_fsdp_enabled:
+            return torch.autocast(self.args.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
 
     def _keep(self, total: torch.Tensor) -> None:
         loss = self.accelerator.reduce(total, "mean").item()
@@ -171,29 +215,37 @@ class Learner(Trainer):
         norm = super()._clip_grad_norm(model)
         if norm is not None:
             self._refuse(float(norm), "the gradient's norm")
+        if self.unproven is not None and self.is_world_process_zero():
+            resume.prove(self.unproven)
+        self.unproven = None
         return norm
 
     def _refuse(self, value: float, what: str) -> None:
         if math.isfinite(value):
             return
-        step = self.state.global_step
+        step, ruined = self.state.global_step, self.unproven
+        if ruined is not None and self.is_world_process_zero():
+            resume.remove(ruined)
         ids = self.train_dataset.ids(step)
         told = ", ".join(ids[:16]) + (f" and {len(ids) - 16} more" if len(ids) > 16 else "")
         raise UserError(
             f"{self.name}: {what} is {value} at step {step + 1}; samples {told};"
-            f" {self.last_good()}; lower the learning rate or look at these samples"
+            f" {self.last_good(but=ruined)}; lower the learning rate or look at these samples"
         )
 
-    def last_good(self) -> str:
-        """Which checkpoint a training that stops here leaves, in words."""
-        points = list(Path(self.args.output_dir).glob("checkpoint-*"))
+    def last_good(self, but: Path | None = None) -> str:
+        """Which checkpoint a training that stops here leaves, in words; not `but`."""
+        points = [point for point in resume.points(self.args.output_dir) if point != but]
         return f"the last good checkpoint is {points[0]}" if points else "there is no checkpoint"
 
-    def try_longest(self, state_bytes: int) -> None:
+    def try_longest(self, beside: int) -> None:
         """Computes the largest pass once, before training, so that memory runs out at once or not.
 
+        Where steps have several passes, gradients are there already, as before any pass but a
+        step's first.
+
         Args:
-            state_bytes: what the optimizer will add, held meanwhile.
+            beside: bytes of what else will be there (the optimizer's states), held meanwhile.
 
         Raises:
             torch.OutOfMemoryError, MemoryError: it doesn't fit.
@@ -201,9 +253,13 @@ class Learner(Trainer):
         chosen, step = self.train_dataset.longest()
         batch = self.train_dataset.batch(chosen, step)
         model, devices = self.model, [self.args.device] if self.args.device.type == "cuda" else []
-        held = torch.empty(state_bytes, dtype=torch.uint8, device=self.args.device)
+        held = torch.empty(beside, dtype=torch.uint8, device=self.args.device)
         with torch.random.fork_rng(devices=devices), self.accelerator.autocast(), memory_errors():
             try:
+                if self.train_dataset.several_passes():
+                    for parameter in model.parameters():
+                        if parameter.requires_grad:
+                            parameter.grad = torch.zeros_like(parameter)
                 model.train()
                 model(**self._prepare_inputs(batch)).backward()
             finally:
@@ -223,6 +279,10 @@ class Learner(Trainer):
         state = state_dict if state_dict is not None else dict(model.named_parameters())
         return {name: state[name] for name in names}
 
+    def parts(self) -> int:
+        """Parts of the model whose weights FSDP gathers one at a time; 0 without it."""
+        return sum(isinstance(module, FSDPModule) for module in self.model.modules())
+
     def whole_state(self) -> dict[str, torch.Tensor]:
         """All tensors of the LLaVA model by name; every process must ask."""
         if self.is_fsdp_enabled:
@@ -241,8 +301,9 @@ class Learner(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
+        point = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        self.unproven = point
         if self.is_world_process_zero():
-            point = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             resume.mark(point, self.recipe, self.losses, self.resumed, self.seconds)
 
 
@@ -251,14 +312,14 @@ def _first(items: list) -> dict:
 
 
 def thinned(losses: list[dict], steps_an_epoch: int, points: int = 100) -> list[dict]:
-    """A curve of at most about `points` points, each the mean loss of a window of steps.
+    """A curve of about `points` points, each the mean loss of a window of steps; less in the last.
 
     Returns:
         Rows `{step, epoch, loss, learning_rate}`; the rate is the window's last.
     """
     window = max(1, len(losses) // points)
     curve = []
-    for start in range(0, len(losses) - window + 1, window):
+    for start in range(0, len(losses), window):
         part = losses[start : start + window]
         step = start + len(part)
         curve.append(

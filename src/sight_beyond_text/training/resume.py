@@ -2,7 +2,8 @@
 
 A point is a folder `checkpoint-<step>` as transformers' Trainer writes it (learned tensors,
 optimizer, schedule, random states), and `resume.json`, written last, with the recipe it belongs to
-and the hash of each file. The one before is removed only then, so there is always a whole one.
+and the hash of each file. It may be whole and yet hold weights that the last update has ruined, so
+the one before is removed only when the next step was finite: there is always one to go on from.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def load_learned(model: nn.Module, folder: str | Path) -> None:
 def mark(
     point: str | Path, recipe: dict, losses: list[dict], resumed: list[int], seconds: float
 ) -> None:
-    """Declares a resume point whole, and removes the earlier ones.
+    """Declares a resume point whole.
 
     Args:
         point: folder `checkpoint-<step>`.
@@ -68,26 +69,43 @@ def mark(
         "seconds": seconds,
     }
     write_json(point / RECORD, record, indent=None)
+
+
+def prove(point: str | Path) -> None:
+    """Declares a resume point good, since the step after it was finite; others are removed."""
+    point = Path(point)
     for other in point.parent.glob("checkpoint-*"):
         if other != point:
-            shutil.rmtree(other, ignore_errors=True)
+            remove(other)
+
+
+def remove(point: str | Path) -> None:
+    """Removes a resume point, its record first, so that no half of it is believed."""
+    (Path(point) / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(point, ignore_errors=True)
 
 
 def latest(folder: str | Path, recipe: dict) -> tuple[Path, dict] | None:
-    """The newest whole resume point of a recipe; all else in the folder is removed.
+    """The newest whole resume point of a recipe.
+
+    Earlier ones stay, as it may not be good (`prove`); what is damaged or another recipe's goes.
 
     Returns:
         (folder of the point, its record), or None.
     """
-    points = sorted(Path(folder).glob("checkpoint-*"), key=_step, reverse=True)
     found = None
-    for point in points:
-        record = _whole(point, recipe) if found is None else None
-        if record is not None:
+    for point in points(folder):
+        record = _recorded(point, recipe)
+        if record is None or (found is None and not _intact(point, record)):
+            remove(point)
+        elif found is None:
             found = (point, record)
-        else:
-            shutil.rmtree(point, ignore_errors=True)
     return found
+
+
+def points(folder: str | Path) -> list[Path]:
+    """The resume points in a folder, whole or not, the newest first."""
+    return sorted(Path(folder).glob("checkpoint-*"), key=_step, reverse=True)
 
 
 def _step(point: Path) -> int:
@@ -95,13 +113,16 @@ def _step(point: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def _whole(point: Path, recipe: dict) -> dict | None:
+def _recorded(point: Path, recipe: dict) -> dict | None:
     try:
         record = json.loads((point / RECORD).read_text(encoding="utf-8"))
-        if record["recipe"] != recipe:
-            return None
-        if any(sha256(point / name) != hashed for name, hashed in record["files"].items()):
-            return None
+        return record if record["recipe"] == recipe else None
     except (OSError, ValueError, KeyError):
         return None
-    return record
+
+
+def _intact(point: Path, record: dict) -> bool:
+    try:
+        return all(sha256(point / name) == hashed for name, hashed in record["files"].items())
+    except (OSError, KeyError):
+        return False

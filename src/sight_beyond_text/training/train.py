@@ -82,9 +82,14 @@ def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
     set_seed(spec["seed"])
     dtype = DTYPES[training["precision"]]
     tokenizer = load_tokenizer(spec["base"])
-    llm = load_language_model(spec["base"], dtype, four_bit=mode == "qlora")
+    # What learns is never rounded to bfloat16, where small updates would come to nothing; autocast
+    # still computes in it.
+    llm = load_language_model(
+        spec["base"], torch.float32 if mode == "full" else dtype, four_bit=mode == "qlora"
+    )
     spare = image_token(tokenizer, llm.get_input_embeddings().weight.shape[0])
     rows = load_rows(spec)
+    readers = processes.num_processes * max(1, _workers())
     dataset = Conversations(
         rows,
         tokenizer,
@@ -92,7 +97,7 @@ def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
         spare,
         patches_of(spec["tower"]),
         training["max_length"],
-        _images(spec, rows),
+        _images(spec, rows, readers),
     )
     _check_losses(dataset, training, spec["id"])
     if training.get("max_learned_tokens"):
@@ -100,14 +105,20 @@ def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
     adapted = None
     if mode in ("lora", "qlora"):
         adapted = add_adapters(llm, spec["lora"])
-    model = build(spec["base"], spec["tower"], tokenizer, dtype, language_model=llm)
+    model = build(
+        spec["base"],
+        spec["tower"],
+        tokenizer,
+        dtype,
+        language_model=llm,
+        projector_dtype=torch.float32,
+    )
     if spec["projector"] is not None:
         load_projector(model, spec["projector"])
     with_images = any(sample["image"] is not None for sample in dataset.samples)
     names = set_trainable(model, mode, with_images)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            # In bfloat16 small updates would round to nothing; autocast still computes in it.
             parameter.data = parameter.data.float()
     parts = summary(names, model)
     total = records.parameters(model)
@@ -159,14 +170,29 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def _images(spec: dict, rows: list[dict]) -> Features | Pixels:
-    """The tower's cached features where they hold every image of the run, else its pixels."""
+_KEPT = 2**30
+"""Bytes of prepared images that a training keeps, all its processes together."""
+
+
+def _workers() -> int:
+    """Processes that prepare batches for one that trains on a GPU; on a CPU they would only vie."""
+    return min(4, (os.cpu_count() or 1) - 1) if torch.cuda.is_available() else 0
+
+
+def _images(spec: dict, rows: list[dict], readers: int) -> Features | Pixels:
+    """The tower's cached features where they hold every image of the run, else its pixels.
+
+    Args:
+        readers: processes that read images, each with a memory of its own.
+    """
     cached = spec.get("features")
     if cached and (Path(cached) / "features.json").is_file():
         features = Features(cached)
         if all(row["image"] in features.rows for row in rows if "image" in row):
             return features
-    return Pixels(spec["data"]["images"], load_processor(spec["tower"]))
+    again = spec["training"]["epochs"] > 1
+    keep = _KEPT // readers if again else 0
+    return Pixels(spec["data"]["images"], load_processor(spec["tower"]), keep)
 
 
 def _save(state: dict, mode: str, llm, adapted, tokenizer, folder: Path) -> None:
@@ -224,11 +250,11 @@ def _fit(model, dataset: Conversations, spec: dict, folder: Path, pad: int) -> L
         save_steps=training["save_steps"],
         report_to=[],
         remove_unused_columns=False,
-        dataloader_num_workers=min(4, (os.cpu_count() or 1) - 1) if cuda else 0,
+        dataloader_num_workers=_workers(),
         seed=spec["seed"],
         disable_tqdm=False,
         fsdp=training["fsdp"] or None,
-        fsdp_config={"version": 2} if training["fsdp"] else None,
+        fsdp_config=_fsdp(model) if training["fsdp"] else None,
     )
     steps = Steps(
         dataset,
@@ -239,8 +265,6 @@ def _fit(model, dataset: Conversations, spec: dict, folder: Path, pad: int) -> L
         arguments.world_size,
     )
     with_images = any(sample["image"] is not None for sample in dataset.samples)
-    if training["fsdp"] and not cuda:
-        print(f"{spec['id']}: no GPU here; every process holds the whole model", file=sys.stderr)
     learner = Learner(
         TokenLoss(model, with_images),
         arguments,
@@ -256,6 +280,9 @@ def _fit(model, dataset: Conversations, spec: dict, folder: Path, pad: int) -> L
     try:
         with memory_errors():
             learner.train(resume_from_checkpoint=point)
+        if parts := learner.parts():
+            share = f"over {learner.args.world_size} processes, in {parts} parts"
+            print(f"{spec['id']}: weights were spread {share}", file=sys.stderr)
     except OUT_OF_MEMORY:
         raise UserError(
             f"{spec['id']}: out of memory at step {learner.state.global_step + 1}, though the"
@@ -263,6 +290,24 @@ def _fit(model, dataset: Conversations, spec: dict, folder: Path, pad: int) -> L
             " lower `token_budget`"
         ) from None
     return learner
+
+
+def _fsdp(model) -> dict:
+    """FSDP 2's settings: weights are gathered a layer at a time, of the LLM and of the tower.
+
+    Raises:
+        UserError: the LLM's class doesn't tell which modules are its layers.
+    """
+    there = {type(module).__name__ for module in model.modules()}
+    llm, tower = (
+        sorted(there & set(part._no_split_modules or ()))
+        for part in (model.model.language_model, model.model.vision_tower)
+    )
+    if not llm:
+        name = type(model.model.language_model).__name__
+        raise UserError(f"fsdp: {name} doesn't tell which modules are its layers; remove fsdp")
+    # The model with its loss is no class of transformers', so nothing tells of its layers.
+    return {"version": 2, "transformer_layer_cls_to_wrap": [*llm, *tower]}
 
 
 def _optimizer(model, training: dict, projector_rate: float | None) -> torch.optim.Optimizer:
@@ -283,14 +328,16 @@ def _make_it_fit(learner: Learner, model, spec: dict) -> None:
         if wanted:
             model.activation_checkpointing_enable({"use_reentrant": False})
         return
-    states = 2 if training["optimizer"] == "paged_adamw_8bit" else 8
+    # Paged states make way for what needs the room more; gradients travel in buckets of their own.
+    beside = 0 if training["optimizer"] == "paged_adamw_8bit" else 8
+    beside += 4 if learner.args.world_size > 1 else 0
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     room = memory_at_hand(model)  # before a failed pass leaves gaps behind
     for checkpointing in [False, True] if wanted == "auto" else [wanted]:
         if checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         try:
-            learner.try_longest(learned * states)
+            learner.try_longest(learned * beside)
         except OUT_OF_MEMORY:
             continue
         print(f"{name}: gradient checkpointing is {_ON[checkpointing]}", file=sys.stderr)
