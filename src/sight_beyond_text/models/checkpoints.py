@@ -48,6 +48,9 @@ def language_tensors(state: dict[str, torch.Tensor], llm) -> dict[str, torch.Ten
     head = llm.get_output_embeddings()
     own = next(name for name, module in llm.named_modules() if module is head)
     renamed = {"model.language_model.": f"{llm.base_model_prefix}.", "lm_head.": f"{own}."}
+    if llm.config.tie_word_embeddings:
+        # The embeddings once more; gathered from several processes, they'd be saved twice.
+        state = {name: tensor for name, tensor in state.items() if name != "lm_head.weight"}
     return {
         prefix + name.removeprefix(whole): tensor
         for name, tensor in state.items()
