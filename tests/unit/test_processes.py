@@ -41,9 +41,6 @@ CASES = [
     ("full", True, "fp32"),
     pytest.param("full", True, "bf16", marks=SLOW),
     pytest.param("lora", True, "bf16", marks=SLOW),
-    pytest.param("lora", False, "fp32", marks=SLOW),
-    pytest.param("frozen", False, "fp32", marks=SLOW),
-    pytest.param("align", False, "fp32", marks=SLOW),
 ]
 
 
