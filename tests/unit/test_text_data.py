@@ -144,6 +144,8 @@ def test_boolq(name, tmp_path):
     assert found[1] == found[2]
 
 
+HEADER = "question,choice0,choice1,choice2,choice3,answer\n"
+
 BROKEN = {
     "no folder": ("boolq", {}, "nowhere: no such file or folder (evaluation.text.boolq.path)"),
     "no file": (
@@ -229,6 +231,11 @@ BROKEN = {
         "truthfulqa_mc1",
         {"nowhere/mc_task.json": json.dumps([{**TRUTH[0], "mc1_targets": {"a": 0}}])},
         "question 1: mc1_targets needs choices",
+    ),
+    "no exam": (
+        "mmlu",
+        {f"nowhere/{part}/anatomy_{part}.csv": HEADER for part in ("dev", "test")},
+        "anatomy_dev.csv: MMLU: a header without rows",
     ),
     "no copy": ("arc_easy", {"nowhere/a.txt": ""}, "nowhere: no copy of 'arc_easy''s dataset"),
     "a file": ("arc_easy", {"nowhere": ""}, "nowhere: no copy of 'arc_easy''s dataset"),

@@ -362,6 +362,8 @@ def _exam(path: Path) -> Rows:
     marks = dict(zip(LETTERS, range(4), strict=True))
     if rows[0][1] == header:
         rows, marks = rows[1:], {str(number): number for number in range(4)}
+        if not rows:
+            raise UserError(f"{path}: {what}: a header without rows; fetch the file again")
     made = []
     for line, row in rows:
         _same_length(path, line, what, row, 6)
