@@ -1,6 +1,8 @@
 """Several subjects of one base: one load, and each model is the one that is loaded alone."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,7 +13,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("lm_eval")
 
 from peft import LoraConfig, get_peft_model  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
+from sight_beyond_text.errors import UserError  # noqa: E402
 from sight_beyond_text.evaluation.shared_base import SharedBase  # noqa: E402
 from sight_beyond_text.evaluation.text import evaluate_texts  # noqa: E402
 from sight_beyond_text.files import write_json  # noqa: E402
@@ -108,6 +112,17 @@ def test_one_load_serves_all_adapters(subjects):
         for subject in part:
             shared.take(subject)
         assert shared.loads == loads
+
+
+def test_an_adapter_that_fits_in_part_is_refused(subjects, tmp_path):
+    lora = next(subject for subject in subjects if subject["mode"] == "lora")
+    folder = Path(shutil.copytree(lora["checkpoint"], tmp_path / "part"))
+    path = folder / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(min(tensors))
+    save_file(tensors, path)
+    with pytest.raises(UserError, match="1 tensors are missing"):
+        SharedBase().take({**lora, "id": "part", "checkpoint": str(folder)})
 
 
 def test_each_answers_as_if_it_was_evaluated_alone(subjects, questions, tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from sight_beyond_text.evaluation.weights import base_key, has_own_weights
 from sight_beyond_text.models.building import DTYPES, load_language_model
-from sight_beyond_text.models.checkpoints import device, load_tuned_language_model
+from sight_beyond_text.models.checkpoints import device, load_adapter, load_tuned_language_model
 
 ADAPTED = ("lora", "qlora")
 
@@ -63,10 +63,9 @@ class SharedBase:
         return model
 
     def _adapt(self, folder: Path, merged: bool, again: bool) -> None:
-        from peft import PeftModel
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        adapted = PeftModel.from_pretrained(self._model, folder)
+        adapted = load_adapter(self._model, folder)
         if not merged:
             self._undo = adapted.unload
             return
