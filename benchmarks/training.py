@@ -46,7 +46,7 @@ from statistics import median
 
 from training_shapes import MICRO_BATCH, SHAPES, fewest_positions
 
-from sight_beyond_text.files import write_json
+from sight_beyond_text.files import write_json, write_text
 
 CONTENDERS = ("published", "plain", "ours", "ours-grouped")
 BASELINES = ("published", "plain")
@@ -98,9 +98,10 @@ def main() -> None:
     device = re.sub(r"\W+", "-", prepared["hardware"].get("gpu", "cpu")).lower()
     out = args.out or _RESULTS / f"training-{device}.json"
     write_json(out, report)
+    write_text(out.with_suffix(".md"), page(report))
     for comparison in compared:
         print(told(comparison), end="\n\n")
-    print(f"written: {out}")
+    print(f"written: {out}, {out.with_suffix('.md')}")
 
 
 def _parsed() -> argparse.Namespace:
@@ -247,6 +248,21 @@ def _median(rounds: list[dict]) -> dict:
         middle["utilization"] = median(done["utilization"] for done in rounds)
     rates = [done["tokens_a_second"] for done in rounds]
     return {**rounds[0], **middle, "rounds_tokens_a_second": rates}
+
+
+def page(report: dict) -> str:
+    """All comparisons in Markdown, with what they were made on."""
+    machine = ", ".join(f"{key}: {value}" for key, value in report["hardware"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    steps = f"{report['rounds']} rounds of {report['steps']} steps"
+    head = [
+        "# Trainers, side by side",
+        "",
+        f"`{report['command']}`, {report['date']}. {machine}. {versions}.",
+        f"Shape {report['shape']['name']}, {report['batch']} samples a step, {steps},"
+        f" the first {report['warm_up_steps']} untimed.",
+    ]
+    return "\n".join([*head, *(f"\n## {told(one)}" for one in report["comparisons"])]) + "\n"
 
 
 def told(comparison: dict) -> str:

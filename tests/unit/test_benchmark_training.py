@@ -64,6 +64,7 @@ def test_the_command_compares_and_reports(benchmarks, tmp_path):
     assert 0 < difference["largest"] < difference["tolerance"]
     for told in ("| published |", "| ours |", "losses of published and ours"):
         assert told in done.stdout
+        assert told in out.with_suffix(".md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["made"], "weights are gone"
 
 
