@@ -30,13 +30,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets tests that share what took long to make run in one of pytest-xdist's workers."""
-    for item in items:
-        shares = item.path.parent if item.path.parent.name == "workflow" else item.path
-        item.add_marker(pytest.mark.xdist_group(str(shares)))
-
-
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""
