@@ -61,7 +61,7 @@ study: setup ## run the default study: training, evaluation, figures (CORES=, AR
 	@$(RUN) snakemake --cores $(CORES) $(ARGS)
 
 test: lint ## check the style and run the quick tests (WORKERS=, ARGS=)
-	@$(RUN) pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## run the tests that take minutes (ARGS=)
 	@$(RUN) pytest -m slow $(ARGS) || { status=$$?; \
