@@ -62,7 +62,7 @@ if STUDY.micro is not None:
         message:
             "Micro world: micro-base"
         shell:
-            "sight micro base {params.settings:q} --record {output:q}" " --threads 2 --log {log:q}"
+            "sight micro base {params.settings:q} --record {output:q} --threads 2 --log {log:q}"
 
     rule micro_chat:
         """Tunes micro-base on text instructions: micro-chat."""
