@@ -5,7 +5,7 @@ CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || e
 PYTHON ?= python3 python3.11 python3.12 python3.13 python
 # Passed on to snakemake by `study` and to pytest by the tests: make study ARGS=--dry-run
 ARGS ?=
-# Processes that share the quick tests; each needs a core and about 4 GiB.
+# Processes that share the tests; each needs a core and about 4 GiB.
 WORKERS ?= 2
 # Passed on to pip for PyTorch alone, for those who need another build than pip's default.
 TORCH_ARGS ?=
@@ -17,6 +17,8 @@ STAMP := $(VENV)/.setup-done
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input
 # -qq: errors only.
 INSTALL := $(PIP) -qq install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+# The tests of a file stay together, since they share what is costly to make; the longest files come first.
+SHARED = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The workflow's rules and some tests call `sight` and `snakemake` by name.
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m
 
@@ -61,11 +63,12 @@ study: setup ## run the default study: training, evaluation, figures (CORES=, AR
 	@$(RUN) snakemake --cores $(CORES) $(ARGS)
 
 test: lint ## check the style and run the quick tests (WORKERS=, ARGS=)
-	@$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(RUN) pytest $(SHARED) $(ARGS)
 
-test-slow: setup ## run the tests that take minutes (ARGS=)
-	@$(RUN) pytest -m slow $(ARGS) || { status=$$?; \
-	    if [ $$status -eq 5 ]; then echo "No slow tests were found."; else exit $$status; fi; }
+# Whole studies and the cluster have the machine to themselves: they tell times, or depend on them.
+test-slow: setup ## run the tests that take minutes (WORKERS=, ARGS=)
+	@$(RUN) pytest -m "slow and not (end_to_end or slurm)" $(SHARED) $(ARGS)
+	@$(RUN) pytest -m "slow and (end_to_end or slurm)" $(ARGS)
 
 test-all: lint ## check the style and run all tests (ARGS=)
 	@$(RUN) pytest -m '' $(ARGS)

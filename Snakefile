@@ -45,7 +45,7 @@ if not FROM_CACHE:
         """Scores every run, base and reference."""
         input:
             CHECKED,
-            evaluation_tables(),
+            evaluation_tables(EVALUATIONS.values()),
             COMPARED,
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from sight_beyond_text.files import write_text
+
 PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "envs", "src", "figures")
 
 
@@ -53,7 +55,8 @@ class Checkout:
                 here = here.setdefault(part, {})
             here[last] = value
         path = self.folder / f"{file}.yaml"
-        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        # Another process may be reading it.
+        write_text(path, yaml.safe_dump(values, sort_keys=False))
         return str(path)
 
 

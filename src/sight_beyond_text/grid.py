@@ -687,6 +687,28 @@ def evaluation_specs(study: Study) -> list[Spec]:
     return made
 
 
+def evaluations_together(study: Study) -> list[list[Spec]]:
+    """The evaluations by job: `jobs.evaluations_per_job` of one base at most.
+
+    A job has fewer where the specs of all would be too long for a command.
+    """
+    made: list[list[Spec]] = []
+    latest: dict[str, list[Spec]] = {}
+    for spec in evaluation_specs(study):
+        base = digest(spec["subject"]["base"])
+        group = latest.get(base, [])
+        length = sum(len(str(other)) for other in [*group, spec])
+        if not group or len(group) == study.jobs.evaluations_per_job or length > _COMMAND:
+            latest[base] = group = []
+            made.append(group)
+        group.append(spec)
+    return made
+
+
+_COMMAND = 100_000
+"""Characters of specs in one command: Linux takes arguments of less than 131,072 bytes."""
+
+
 def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:
     """The scoring of one subject on a suite."""
     settings = study.evaluation

@@ -656,7 +656,12 @@ class Jobs(Model):
     )
     align: Job = Field(default_factory=Job, description="Stage 1.")
     tune: Job = Field(default_factory=Job, description="Stage 2.")
-    evaluate: Job = Field(default_factory=Job, description="A subject on a suite.")
+    evaluate: Job = Field(default_factory=Job, description="Subjects on suites.")
+    evaluations_per_job: Positive = Field(
+        1,
+        description="Evaluations of one base that share a job, its start, and on text the load of"
+        " the base. For short ones: they wait until the last of their runs is trained.",
+    )
     cache_features: Job = Field(default_factory=Job, description="The tower's features.")
 
 

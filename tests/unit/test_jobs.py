@@ -63,6 +63,29 @@ def test_what_jobs_ask_for_is_no_part_of_any_spec(tiny):
         assert specs(one) == specs(other)
 
 
+def test_evaluations_of_one_base_share_a_job(tiny, repository):
+    read = study.read(repository / "config.yaml")
+    alone = grid.evaluation_specs(read)
+    assert [len(group) for group in grid.evaluations_together(tiny())] == [1] * 10
+    for size, expected in ((22, [22, 22]), (15, [7, 7, 15, 15]), (100, [22, 22])):
+        jobs = read.jobs.model_copy(update={"evaluations_per_job": size})
+        groups = grid.evaluations_together(read.model_copy(update={"jobs": jobs}))
+        assert sorted(map(len, groups)) == expected
+        folders = sorted(spec["folder"] for group in groups for spec in group)
+        assert folders == sorted(spec["folder"] for spec in alone)
+        for group in groups:
+            assert len({spec["subject"]["base"]["model"] for spec in group}) == 1
+
+
+def test_no_job_has_more_than_fits_into_a_command(repository):
+    read = study.read(repository / "workflow" / "studies" / "paper.yaml")
+    jobs = read.jobs.model_copy(update={"evaluations_per_job": 100})
+    groups = grid.evaluations_together(read.model_copy(update={"jobs": jobs}))
+    assert sum(map(len, groups)) == len(grid.evaluation_specs(read))
+    lengths = [sum(len(str(spec)) for spec in group) for group in groups]
+    assert max(lengths) < 2**17 and max(map(len, groups)) > 1
+
+
 def test_a_mistake_is_told(tiny):
     with pytest.raises(UserError, match=r"jobs\.tune\.memory: unknown key"):
         tiny(tune={"memory": 1})

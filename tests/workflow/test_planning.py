@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from checkouts import Checkout
 
 pytestmark = pytest.mark.workflow
 
@@ -74,6 +76,28 @@ def test_a_learning_rate_plans_only_its_tuning_and_what_follows(finished):
         "draw_figure": FIGURES,
         "draw_table": 1,
     }
+
+
+def test_evaluations_share_a_job_and_ask_nothing_twice(finished, tmp_path):
+    checkout = Checkout(shutil.copytree(finished.folder, tmp_path / "copy"))
+    pattern = "results/runs/*/*/scores.parquet"
+    tables = sorted(checkout.folder.glob(pattern))
+    before = [pd.read_parquet(table) for table in tables]
+    answers = {path: path.stat() for path in checkout.folder.glob("results/runs/*/*/answers.jsonl")}
+    assert len(tables) == len(answers) == 10
+    shutil.rmtree(tables[0].parent)
+
+    together = ("--configfile", checkout.study("together", jobs__evaluations_per_job=20))
+    planned = checkout.planned("evaluate_all", *together)
+    assert planned.pop("evaluate_1") == 1 and "evaluate" not in planned
+    checkout.snakemake("evaluate_all", "--cores", "1", *together)
+    assert sorted(checkout.folder.glob(pattern)) == tables
+    for table, frame in zip(tables, before, strict=True):
+        pd.testing.assert_frame_equal(pd.read_parquet(table), frame)
+    del answers[tables[0].parent / "answers.jsonl"]
+    for path, known in answers.items():
+        assert (path.stat().st_size, path.stat().st_mtime) == (known.st_size, known.st_mtime)
+    assert checkout.planned("evaluate_all", *together) == {}
 
 
 def test_a_benchmark_plans_no_training(finished):

@@ -136,9 +136,8 @@ def evaluation_of(wildcards):
     return EVALUATIONS[f"results/runs/{wildcards.subject}/{wildcards.suite}-{wildcards.key}"]
 
 
-def evaluation_inputs(wildcards):
+def evaluation_inputs(spec):
     """What an evaluation waits for: weights, projector, tower, benchmarks."""
-    spec = evaluation_of(wildcards)
     subject = spec["subject"]
     waits = [made(subject["base"]["model"]), *benchmark_inputs(spec["suite"])]
     if subject["checkpoint"] is not None:
@@ -170,9 +169,15 @@ def asked(rule, what, spec_of):
     return lambda wildcards, attempt: jobs.asked(STUDY, rule, spec_of(wildcards), attempt)[what]
 
 
-def evaluation_tables():
-    """All score and item tables of the study."""
-    return [f"{folder}/{table}.parquet" for folder in EVALUATIONS for table in ("scores", "items")]
+def always(spec):
+    """A spec as a function for the rule of one job."""
+    return lambda wildcards: spec
+
+
+def evaluation_tables(specs):
+    """The score and item tables of evaluations."""
+    folders = [spec["folder"] for spec in specs]
+    return [f"{folder}/{table}.parquet" for folder in folders for table in ("scores", "items")]
 
 
 def coco_options():

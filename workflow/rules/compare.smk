@@ -5,7 +5,7 @@ rule compare:
     """Gathers the study's records and scores into figures/data/."""
     input:
         [record_of(spec["checkpoint"]) for spec in [*RUNS.values(), *ALIGNMENTS.values()]],
-        evaluation_tables(),
+        evaluation_tables(EVALUATIONS.values()),
     output:
         tables(),
         record=COMPARED,

@@ -38,8 +38,8 @@ def evaluate_image(spec: dict, out: str | Path) -> None:
     """Scores one subject on the image benchmarks.
 
     Under the protocol `published`, every base is asked in the template v0 and answers are drawn;
-    else they are greedy. Answers are kept in answers.jsonl as they come, until the tables are
-    there: an interrupted evaluation goes on where it was.
+    else they are greedy. Answers are kept in answers.jsonl as they come: an interrupted evaluation
+    goes on where it was, and of a finished one only the tables are made again.
 
     Args:
         spec: an evaluation spec (`grid.evaluation_spec`).
@@ -81,7 +81,6 @@ def evaluate_image(spec: dict, out: str | Path) -> None:
         items += [{**told, **row} for row in rows]
     tidy.write_parquet(pd.DataFrame(items, columns=tidy.ITEMS), out / "items.parquet")
     tidy.write_parquet(pd.DataFrame(scores, columns=tidy.SCORES), out / "scores.parquet")
-    (out / ANSWERS).unlink()
 
 
 def _java_metrics(
