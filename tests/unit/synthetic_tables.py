@@ -73,13 +73,14 @@ def make_tables(
             _image(rng, run, scale, items, scores)
     scores += _corrupted(rng, corrupted, scores)
     items = pd.concat(items, ignore_index=True)
+    scores = pd.DataFrame(scores).astype({"n": "Int64"})
     return tidy.Tables(
         runs=runs,
-        scores=pd.DataFrame(scores).astype({"n": "Int64"}),
+        scores=scores,
         items=items,
         curves=_curves(rng, runs),
-        effects=paired_effects(runs, items, draws=draws),
-        intervals=mean_interval(items, draws=draws),
+        effects=tidy.with_protocol(paired_effects(runs, items, draws=draws), scores),
+        intervals=tidy.with_protocol(mean_interval(items, draws=draws), scores),
     )
 
 

@@ -160,13 +160,14 @@ def test_order_of_rows_and_other_runs_change_nothing():
     tables = make_tables(bases=("a", "b"), image=True, scale=0.2, draws=200)
     shuffled = tables.items.sample(frac=1, random_state=3)
     again = paired_effects(tables.runs.sample(frac=1, random_state=4), shuffled, draws=200)
-    pd.testing.assert_frame_equal(again, tables.effects, check_exact=True)
-    pd.testing.assert_frame_equal(
-        mean_interval(shuffled, draws=200), tables.intervals, check_exact=True
+    effects, intervals = (
+        table.drop(columns="protocol") for table in (tables.effects, tables.intervals)
     )
+    pd.testing.assert_frame_equal(again, effects, check_exact=True)
+    pd.testing.assert_frame_equal(mean_interval(shuffled, draws=200), intervals, check_exact=True)
     only = tables.runs[tables.runs["base"] == "a"]
     alone = paired_effects(only, tables.items[tables.items["run"].isin(only["run"])], draws=200)
-    expected = tables.effects[tables.effects["base"] == "a"].reset_index(drop=True)
+    expected = effects[effects["base"] == "a"].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, expected, rtol=1e-12)
 
 
@@ -237,5 +238,8 @@ def test_two_runs_of_one_cell_are_refused():
 
 
 def test_nothing_scored_gives_empty_tables():
-    assert list(paired_effects(PAIR, tidy.empty("items")).columns) == list(tidy.EFFECTS)
-    assert list(mean_interval(tidy.empty("items")).columns) == list(tidy.INTERVALS)
+    items, scores = tidy.empty("items"), tidy.empty("scores")
+    effects = tidy.with_protocol(paired_effects(PAIR, items), scores)
+    intervals = tidy.with_protocol(mean_interval(items), scores)
+    assert effects.empty and list(effects.columns) == list(tidy.EFFECTS)
+    assert intervals.empty and list(intervals.columns) == list(tidy.INTERVALS)

@@ -9,7 +9,7 @@ from sight_beyond_text.errors import UserError
 
 def scores(*rows):
     columns = ["run", "suite", "benchmark", "metric", "value"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).assign(protocol="current")
 
 
 ROWS = [
@@ -29,6 +29,7 @@ def test_mean_over_severities_then_the_ratio():
     )
     assert table["corrupted"]["fog"] == pytest.approx(0.4)
     assert set(table["severities"]) == {"1,5"} and set(table["benchmark"]) == {"my-vqa"}
+    assert set(table["protocol"]) == {"current"}
 
 
 def test_nothing_corrupted():
@@ -43,3 +44,10 @@ def test_a_clean_score_of_zero_has_no_ratio():
 def test_a_clean_twin_is_needed():
     with pytest.raises(UserError, match="my-vqa of a has corrupted scores, but no clean one"):
         relative_robustness(scores(*ROWS[1:]))
+
+
+def test_the_clean_twin_has_the_same_protocol():
+    table = scores(*ROWS)
+    table.loc[0, "protocol"] = "published"
+    with pytest.raises(UserError, match="no clean one under the protocol current"):
+        relative_robustness(table)

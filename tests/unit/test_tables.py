@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sight_beyond_text.analysis import names, tidy
 from sight_beyond_text.analysis import tables as main
-from sight_beyond_text.analysis import tidy
+from sight_beyond_text.analysis.compare import compare
 from sight_beyond_text.errors import UserError
 
 from .synthetic_tables import make_tables, write_tables
@@ -148,6 +149,59 @@ def test_two_protocols_of_one_benchmark_are_refused(study, folder):
     tidy.write_csv(scores, folder / "scores.csv")
     with pytest.raises(UserError, match=r"text/mmlu/acc .*\(current, published\)"):
         tidy.read_tables(folder)
+
+
+@pytest.mark.parametrize("protocol", ["current", "published"])
+def test_every_table_made_of_scores_names_their_protocol(tmp_path, protocol):
+    made = make_tables(
+        bases=("b",), tunings=("lora",), corrupted=("fog",), reference=True, scale=0.1, draws=20
+    )
+    subjects = []
+    for run in made.runs.to_dict("records"):
+        own = tmp_path / run["run"]
+        for table in ("scores", "items"):
+            frame = getattr(made, table)
+            frame = frame[frame["run"] == run["run"]]
+            if table == "scores":
+                frame = frame.assign(protocol=protocol)
+            tidy.write_parquet(frame, own / f"{table}.parquet")
+        known = ("label", "kind", "source", "tuning", "instruction_kinds")
+        subject = {"id": run["run"], "base_name": run["base"], "seed": None, "record": None}
+        subject |= {name: run[name] for name in known}
+        subjects.append(subject | {"alignment_record": None, "evaluations": [str(own)]})
+    tables = tmp_path / "tables"
+    compare({"study": "made", "subjects": subjects}, tables, tmp_path / "record.json")
+    main.write_main_table(tables, tables / "main_table")
+    read = {
+        name: pd.read_csv(tables / f"{name}.csv")
+        for name in ("scores", "effects", "intervals", "robustness", "main_table")
+    }
+    for name, table in read.items():
+        assert len(table) and set(table["protocol"]) == {protocol}, name
+    assert {names.MACRO, "mmlu", "pope"} <= set(read["intervals"]["benchmark"])
+    assert list(read["main_table"].columns[:4]) == ["base", "tuning", "source", "protocol"]
+    for suffix in ("md", "tex"):
+        assert f"text: {protocol}." in (tables / f"main_table.{suffix}").read_text()
+
+
+def test_each_benchmark_has_its_own_protocol(study):
+    scores = study.scores.copy()
+    scores.loc[scores["suite"] == "text", "protocol"] = "published"
+    bare = study.effects.drop(columns="protocol")
+    made = tidy.with_protocol(bare, scores)
+    assert list(made.columns) == list(tidy.EFFECTS)
+    assert (made["protocol"] == "published").equals(made["suite"] == "text")
+    pd.testing.assert_frame_equal(made.drop(columns="protocol"), bare)
+
+
+def test_a_table_needs_one_protocol_for_each_of_its_rows(study):
+    bare = study.intervals.drop(columns="protocol")
+    scores = study.scores.copy()
+    scores.loc[scores["benchmark"] == names.ETHICS[0], "protocol"] = "published"
+    with pytest.raises(UserError, match=r"text/ethics/acc .*\(current, published\)"):
+        tidy.with_protocol(bare, scores)
+    with pytest.raises(UserError, match="text/mmlu/acc has items, but no score"):
+        tidy.with_protocol(bare, scores=study.scores[study.scores["benchmark"] != "mmlu"])
 
 
 def test_scored_gives_intervals_only_where_they_belong_to_the_value(study):

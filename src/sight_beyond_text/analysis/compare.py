@@ -26,7 +26,7 @@ def compare(spec: dict, tables: str | Path, record: str | Path) -> None:
         record: written last: the tables and their hashes.
 
     Raises:
-        UserError: a record or table is missing or broken.
+        UserError: a record or table is missing or broken, or one benchmark has two protocols.
     """
     tables = Path(tables)
     runs, curves = _runs(spec["subjects"])
@@ -36,8 +36,9 @@ def compare(spec: dict, tables: str | Path, record: str | Path) -> None:
     tidy.write_csv(curves, tables / tidy.FILES["curves"])
     tidy.write_csv(scores, tables / tidy.FILES["scores"])
     tidy.write_parquet(items, tables / tidy.FILES["items"])
-    tidy.write_csv(paired_effects(runs, items), tables / tidy.FILES["effects"])
-    tidy.write_csv(mean_interval(items), tables / tidy.FILES["intervals"])
+    effects, intervals = paired_effects(runs, items), mean_interval(items)
+    tidy.write_csv(tidy.with_protocol(effects, scores), tables / tidy.FILES["effects"])
+    tidy.write_csv(tidy.with_protocol(intervals, scores), tables / tidy.FILES["intervals"])
     (tables / ROBUSTNESS).unlink(missing_ok=True)
     if (scores["suite"] == "corrupted").any():
         tidy.write_csv(relative_robustness(scores), tables / ROBUSTNESS)

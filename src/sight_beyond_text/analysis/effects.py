@@ -108,7 +108,8 @@ def paired_effects(
         draws: Bootstrap resamples, and sign flips.
 
     Returns:
-        Table `effects`, sorted. A benchmark that one side has no answers for at all (a base without
+        Table `effects`, sorted, without the protocol, which items don't tell
+        (`tidy.with_protocol`). A benchmark that one side has no answers for at all (a base without
         images) gives no row. Intervals are NaN where there is only one cluster.
 
     Raises:
@@ -140,7 +141,7 @@ def mean_interval(items: pd.DataFrame, seed: int = 0, draws: int = 2000) -> pd.D
     Arguments and errors as in `paired_effects`.
 
     Returns:
-        Table `intervals`, sorted, with rows for ETHICS as a whole.
+        Table `intervals`, sorted, without the protocol, with rows for ETHICS as a whole.
     """
     rows = []
     macros = _Macro()
@@ -370,9 +371,10 @@ def _own(estimate: _Estimate) -> dict[str, object]:
 
 
 def _table(table: str, rows: list[dict[str, object]]) -> pd.DataFrame:
+    made = tidy.empty(table).drop(columns="protocol")
     if not rows:
-        return tidy.empty(table)
-    frame = pd.DataFrame(rows, columns=list(tidy.SCHEMAS[table]))
+        return made
+    frame = pd.DataFrame(rows, columns=made.columns)
     for name, kind in tidy.SCHEMAS[table].items():
         if kind == "integer":
             frame[name] = frame[name].astype("Int64")

@@ -15,14 +15,14 @@ def relative_robustness(scores: pd.DataFrame) -> pd.DataFrame:
             `<benchmark>-<kind>-<severity>`.
 
     Returns:
-        One row per run, benchmark, metric and kind: run, benchmark, metric, kind, severities (as
-        in "1,3,5"), clean, corrupted (the mean over them), relative (NaN where clean is 0); and
-        for kind `mean`, which stands for the mean over kinds.
+        One row per run, benchmark, metric, protocol and kind: run, benchmark, metric, protocol,
+        kind, severities (as in "1,3,5"), clean, corrupted (the mean over them), relative (NaN where
+        clean is 0); and for kind `mean`, which stands for the mean over kinds.
 
     Raises:
-        UserError: a corrupted benchmark has no clean twin.
+        UserError: a corrupted benchmark has no clean twin under its protocol.
     """
-    keys = ["run", "benchmark", "metric"]
+    keys = ["run", "benchmark", "metric", "protocol"]
     rows = scores[scores["suite"] == "corrupted"].copy()
     names = rows["benchmark"].str.rsplit("-", n=2, expand=True).reindex(columns=range(3))
     rows["benchmark"], rows["kind"], rows["severity"] = names[0], names[1], names[2]
@@ -30,9 +30,10 @@ def relative_robustness(scores: pd.DataFrame) -> pd.DataFrame:
     rows = rows.merge(clean, on=keys, how="left", indicator=True)
     alone = rows[rows["_merge"] == "left_only"]
     if len(alone):
+        first = alone.iloc[0]
         raise UserError(
-            f"scores: {alone['benchmark'].iloc[0]} of {alone['run'].iloc[0]} has corrupted scores,"
-            " but no clean one; evaluate it on clean images too"
+            f"scores: {first['benchmark']} of {first['run']} has corrupted scores, but no clean one"
+            f" under the protocol {first['protocol']}; evaluate it on clean images too"
         )
     grouped = rows.sort_values("severity").groupby([*keys, "kind"], sort=True)
     made = grouped.agg(

@@ -95,15 +95,20 @@ def note(tables: Tables) -> str:
     )
 
 
-def to_csv(table: pd.DataFrame) -> str:
-    """The main table as CSV: per benchmark the value, its half width, and the two marks (0/1)."""
+def to_csv(table: pd.DataFrame, protocol: str) -> str:
+    """The main table as CSV: per benchmark the value, its half width, and the two marks (0/1).
+
+    Every row names the protocol, for want of a caption.
+    """
     suffixes = dict(zip(PARTS, ("", " half width", " best", " differs from base"), strict=True))
     flat = table.copy()
     for column in flat.columns:
         if column[1] in ("best", "differs"):
             flat[column] = flat[column].astype(int)
     flat.columns = [f"{title}{suffixes[part]}" for title, part in flat.columns]
-    return flat.reset_index().to_csv(index=False, float_format="%.2f", lineterminator="\n")
+    flat = flat.reset_index()
+    flat.insert(table.index.nlevels, "protocol", protocol)
+    return flat.to_csv(index=False, float_format="%.2f", lineterminator="\n")
 
 
 def to_markdown(table: pd.DataFrame, caption: str = "") -> str:
@@ -165,8 +170,9 @@ def write_main_table(tables_dir: str | Path, out_stem: str | Path) -> dict[str, 
     """
     tables = read_tables(tables_dir, items=False)
     table, caption = main_table(tables), note(tables)
+    protocols = sorted(set(tables.scores["protocol"]))
     texts = {
-        "csv": to_csv(table),
+        "csv": to_csv(table, ", ".join(protocols)),
         "md": to_markdown(table, caption),
         "tex": to_latex(table, caption),
     }

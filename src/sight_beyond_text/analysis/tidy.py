@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sight_beyond_text.analysis import names
 from sight_beyond_text.errors import UserError
 
 RUNS = {
@@ -77,6 +78,7 @@ EFFECTS = {
     "suite": "text",
     "benchmark": "text",
     "metric": "text",
+    "protocol": "text",
     "value": "float",
     "other_value": "float",
     "difference": "float",
@@ -91,6 +93,7 @@ INTERVALS = {
     "suite": "text",
     "benchmark": "text",
     "metric": "text",
+    "protocol": "text",
     "value": "float",
     "low": "float",
     "high": "float",
@@ -128,6 +131,7 @@ _DTYPES = {"text": "str", "integer": "Int64", "float": "float64", "boolean": "bo
 _INTEGERS = frozenset(
     name for schema in SCHEMAS.values() for name, kind in schema.items() if kind == "integer"
 )
+_TEST = ["suite", "benchmark", "metric"]
 _REMEDY = "make the tables again with `sight compare`"
 
 
@@ -278,6 +282,30 @@ def scored(tables: Tables) -> pd.DataFrame:
     return tables.runs.merge(values, on="run").sort_values(keys, ignore_index=True)
 
 
+def with_protocol(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """A table made of items, with the protocol of each row after its metric.
+
+    Args:
+        frame: Has the columns suite, benchmark and metric.
+        scores: Table `scores`, which tells the protocols. ETHICS as a whole has its subsets'.
+
+    Raises:
+        UserError: A benchmark has several protocols, or no score.
+    """
+    known = scores[[*_TEST, "protocol"]]
+    whole = known[known["benchmark"].isin(names.ETHICS)].assign(benchmark=names.MACRO)
+    known = pd.concat([known, whole]).drop_duplicates()
+    _check_protocols("scores", known)
+    protocols = frame[_TEST].merge(known, how="left", on=_TEST)["protocol"]
+    missing = protocols.isna().to_numpy()
+    if missing.any():
+        first = "/".join(frame.loc[missing, _TEST].iloc[0])
+        raise UserError(f"scores: {first} has items, but no score; evaluate its runs again")
+    made = frame.copy()
+    made.insert(frame.columns.get_loc("metric") + 1, "protocol", protocols.array)
+    return made
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         text = path.read_text(encoding="utf-8")
@@ -345,8 +373,8 @@ def _check_runs(directory: Path, frames: Mapping[str, pd.DataFrame]) -> None:
             )
 
 
-def _check_protocols(path: Path, scores: pd.DataFrame) -> None:
-    counts = scores.groupby(["suite", "benchmark", "metric"])["protocol"].nunique()
+def _check_protocols(path: str | Path, scores: pd.DataFrame) -> None:
+    counts = scores.groupby(_TEST)["protocol"].nunique()
     if (counts > 1).any():
         suite, benchmark, metric = counts[counts > 1].index[0]
         mixed = scores[(scores["benchmark"] == benchmark) & (scores["metric"] == metric)]
