@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from checkouts import copy
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
 CORRUPTED = {f"pope-{kind}-{n}" for kind in ("gaussian_noise", "fog") for n in (1, 5)}
 

@@ -61,6 +61,7 @@ def download(
         raise UserError(f"{url}: not an http or https address")
     if target.is_file():
         _check(target, url, size, checksum, "remove it, or mend size or checksum in the study")
+        clear_up(target)
         return {**_told(url, target), "fetched": False}
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
@@ -87,8 +88,13 @@ def download(
         _remove(part)
         raise
     os.replace(part, target)
-    _state_of(part).unlink(missing_ok=True)
+    clear_up(target)
     return {**_told(url, target), "fetched": True}
+
+
+def clear_up(target: Path) -> None:
+    """Removes what a whole file's download left, had it been killed at its very end."""
+    _state_of(target.with_name(f"{target.name}.part")).unlink(missing_ok=True)
 
 
 def _told(url: str, path: Path) -> dict:

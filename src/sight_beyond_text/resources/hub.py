@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import write_text
-from sight_beyond_text.resources.download import digest, download
+from sight_beyond_text.resources.download import clear_up, digest, download
 
 _AT_ONCE = 4
 """Files that come at the same time; one connection seldom fills a line."""
@@ -114,6 +114,8 @@ def _bring(repo: str, kind: str, commit: str, files: Mapping[Path, object]) -> N
     from huggingface_hub.utils import build_hf_headers
 
     missing = {path: file for path, file in files.items() if not path.exists()}
+    for path in files.keys() - missing.keys():
+        clear_up(path)
     if not missing:
         return
     folder = next(iter(missing)).parent
