@@ -16,7 +16,7 @@ VENV := .venv
 STAMP := $(VENV)/.setup-done
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input
 # -qq: errors only.
-INSTALL := $(PIP) -qq install $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+INSTALL := $(PIP) -qq install --no-compile $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 # The tests of a file stay together, since they share what is costly to make; the longest files come first.
 SHARED = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The workflow's rules and some tests call `sight` and `snakemake` by name.
@@ -57,6 +57,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(INSTALL) $(TORCH_ARGS) torch==2.13.0 'setuptools>=77'
 	@echo "Installing everything else"
 	@$(INSTALL) --no-build-isolation -e '.[dev,slurm,captions]'
+	@# All cores at once, which pip doesn't use; some packages hold files for another Python.
+	@$(VENV)/bin/python -m compileall -q -j 0 -x /tests/ $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 
 study: setup ## run the default study: training, evaluation, figures (CORES=, ARGS=)

@@ -45,7 +45,13 @@ def resumed(folder) -> list[int]:
     return json.loads((folder / "train.json").read_text())["resumed_after"]
 
 
-@pytest.mark.parametrize("mode", RATES)
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(mode, marks=() if mode in ("align", "qlora") else pytest.mark.slow)
+        for mode in RATES
+    ],
+)
 def test_killed_at_random_moments(world, tmp_path, mode):
     whole = spec_in(world, tmp_path / "whole", mode)
     assert run(whole, tmp_path / "whole" / "train.json") == 0

@@ -56,6 +56,7 @@ def write_tasks(shared_data, folder):
         (folder / "tasks" / f"{task}.yaml").write_text(json.dumps(local))
 
 
+@pytest.mark.slow
 def test_the_same_command_line_gives_the_same_aggregates(shared_data, tmp_path):
     byte_tokenizer().save_pretrained(tmp_path / "model")
     tiny().save_pretrained(tmp_path / "model")

@@ -604,6 +604,7 @@ def test_questions_in_a_chat_template(base, benchmarks, tmp_path):
     assert details["prompt"] == digest(prompt)
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_hubs_dataset_serves_any_task(subject, benchmarks, tables, tmp_path):
     import datasets
 

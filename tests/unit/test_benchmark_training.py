@@ -38,6 +38,7 @@ def prepared(benchmarks, tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_the_command_compares_and_reports(benchmarks, tmp_path):
     out = tmp_path / "made" / "training.json"
     done = subprocess.run(

@@ -36,9 +36,9 @@ def tune(spec: dict, folder) -> subprocess.CompletedProcess:
 
 SLOW = pytest.mark.slow
 CASES = [
-    ("full", False, "fp32"),
+    pytest.param("full", False, "fp32", marks=SLOW),
     ("qlora", False, "fp32"),
-    ("full", True, "fp32"),
+    pytest.param("full", True, "fp32", marks=SLOW),
     pytest.param("full", True, "bf16", marks=SLOW),
     pytest.param("lora", True, "bf16", marks=SLOW),
 ]
