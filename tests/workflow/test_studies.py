@@ -192,9 +192,13 @@ def test_the_default_study_is_as_large_as_the_page_says(fresh, repository) -> No
 
 
 @pytest.mark.slow
-def test_fetched_once_everything_runs_without_a_line(fresh, finished, monkeypatch) -> None:
+def test_fetched_once_everything_runs_without_a_line(fresh, monkeypatch) -> None:
     """A base from the hub, data from a server: trained when both are gone."""
-    world = next((finished.folder / "resources" / "micro").iterdir())
+    tiny = fresh.study("tiny")
+    made = study.read(tiny).world
+    models = [f"{made}/models/{name}.json" for name in ("base", "tower")]
+    fresh.snakemake(*models, "--cores", "2", "--configfile", tiny)
+    world = fresh.folder / made
     model = {p.name: p.read_bytes() for p in (world / "models" / "base").iterdir()}
     rows = json.dumps(
         [
