@@ -30,6 +30,7 @@ from preparation_files import SHARES, write_files
 
 from sight_beyond_text.data.layouts import read_rows
 from sight_beyond_text.files import write_json
+from sight_beyond_text.session import prepare_torch, session
 
 ALL = {"kinds": "all"}
 CASES = {
@@ -107,6 +108,7 @@ def measured(name: str, files: dict[str, str], tokenizer: Path) -> dict:
 
 
 def _prepare(case: dict, files: dict[str, str], tokenizer: str) -> dict:
+    prepare_torch(int(os.environ["RAYON_NUM_THREADS"]))
     from sight_beyond_text.data.prepare import load_rows
     from sight_beyond_text.data.samples import IGNORED, Conversations
     from sight_beyond_text.models.building import image_token, load_tokenizer
@@ -169,4 +171,5 @@ def _parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with session():
+        main()

@@ -102,7 +102,9 @@ def prepare_torch(threads: int | None = None) -> None:
     # a sixth of a step's start.
     gc.set_threshold(50_000, 20, 20)
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if threads in (None, 1):
+        # Else tokenizers share the work over the step's threads (RAYON_NUM_THREADS).
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*kernels.*")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
