@@ -705,8 +705,8 @@ def evaluations_together(study: Study) -> list[list[Spec]]:
     return made
 
 
-_COMMAND = 100_000
-"""Characters of specs in one command: Linux takes arguments of less than 131,072 bytes."""
+_COMMAND = 1_000_000
+"""Characters of specs in one command: Linux takes two million bytes of arguments, as a rule."""
 
 
 def evaluation_spec(study: Study, subject: Spec, suite: str) -> Spec:

@@ -2,6 +2,7 @@
 
 import json
 import time
+import weakref
 from pathlib import Path
 
 import pandas as pd
@@ -118,6 +119,21 @@ def test_a_killed_evaluation_goes_on(spec, protocol, tmp_path, monkeypatch):
     image.evaluate_image(spec, out)
     assert not asked
     pd.testing.assert_frame_equal(tables(out)[1], undisturbed[1])
+
+
+def test_a_model_is_gone_before_the_next_comes(spec, tmp_path, monkeypatch):
+    loaded, load = [], image.load_tuned
+
+    def watched(*arguments):
+        assert not any(model() for model in loaded)
+        model, tokenizer = load(*arguments)
+        loaded.append(weakref.ref(model))
+        return model, tokenizer
+
+    monkeypatch.setattr(image, "load_tuned", watched)
+    for name in ("one", "two"):
+        image.evaluate_image(spec, tmp_path / name)
+    assert len(loaded) == 2
 
 
 def test_answers_of_another_model_or_protocol_are_not_taken(spec, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from sight_beyond_text.errors import UserError  # noqa: E402
+from sight_beyond_text.evaluation import shared_base  # noqa: E402
 from sight_beyond_text.evaluation.shared_base import SharedBase  # noqa: E402
 from sight_beyond_text.evaluation.text import evaluate_texts  # noqa: E402
 from sight_beyond_text.files import write_json  # noqa: E402
@@ -143,6 +145,24 @@ def test_each_answers_as_if_it_was_evaluated_alone(subjects, questions, tmp_path
         items = pd.read_parquet(tmp_path / "all" / subject["id"] / "text-0" / "items.parquet")
         answers.add(tuple(json.loads(items["details"][0])["loglikelihoods"]))
     assert len(answers) == len(subjects)
+
+
+def test_a_model_is_gone_before_the_next_comes(subjects, questions, tmp_path, monkeypatch):
+    loaded = []
+
+    def watched(load):
+        def loading(*arguments):
+            assert not any(model() for model in loaded)
+            made = load(*arguments)
+            loaded.append(weakref.ref(made[0] if isinstance(made, tuple) else made))
+            return made
+
+        return loading
+
+    for name in ("load_language_model", "load_tuned_language_model"):
+        monkeypatch.setattr(shared_base, name, watched(getattr(shared_base, name)))
+    specs = [spec_of(subject, questions, tmp_path) for subject in subjects]
+    assert evaluate_texts([(spec, spec["folder"]) for spec in specs]) == len(loaded) == 3
 
 
 def sight(*arguments):

@@ -1,6 +1,7 @@
 """A scratch copy of the repository, with a tiny study run to its figures once a session."""
 
 import os
+import shutil
 
 import pytest
 from checkouts import Checkout, copy
@@ -26,6 +27,7 @@ def finished(repository, tmp_path_factory) -> Checkout:
         folder, done = shared / "finished" / "clone", shared / "finished" / "done"
         if done.exists():
             return Checkout(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         checkout = copy(repository, folder)
         checkout.snakemake("--cores", "2", "--configfile", checkout.study("tiny"))
         done.touch()

@@ -168,15 +168,16 @@ def test_logs_and_benchmark_files_mirror_the_results(finished):
         assert (mirrored / "tune.benchmark.tsv").is_file()
 
 
-def test_a_deleted_record_costs_no_second_training(finished, repository, tmp_path):
+def test_a_deleted_record_costs_no_second_training(finished, tmp_path):
     """Snakemake deletes declared outputs; the weights and their own record stay."""
-    path = next((finished.folder / "results" / "runs").glob("*visual-lora*/train.json"))
+    checkout = Checkout(shutil.copytree(finished.folder, tmp_path / "copy"))
+    path = next((checkout.folder / "results" / "runs").glob("*visual-lora*/train.json"))
     weights = path.parent / "checkpoint" / "adapter" / "adapter_model.safetensors"
     before = weights.stat().st_mtime_ns
     kept = path.read_text()
     path.unlink()
-    target = str(path.relative_to(finished.folder))
-    finished.snakemake(target, "--cores", "1", "--configfile", finished.study("tiny"))
+    target = str(path.relative_to(checkout.folder))
+    checkout.snakemake(target, "--cores", "1", "--configfile", checkout.study("tiny"))
     assert weights.stat().st_mtime_ns == before
     assert path.read_text() == kept
 

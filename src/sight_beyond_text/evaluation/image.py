@@ -24,11 +24,13 @@ from sight_beyond_text.evaluation.scorers import captions, java, mme, pope, vqa
 from sight_beyond_text.evaluation.weights import identity_of
 from sight_beyond_text.files import COMPLETE, digest, read_json
 from sight_beyond_text.models.building import load_processor
-from sight_beyond_text.models.checkpoints import image_marks_of, load_tuned
+from sight_beyond_text.models.checkpoints import forget_unused, image_marks_of, load_tuned
 from sight_beyond_text.models.features import Features
 
 ANSWERS = "answers.jsonl"
 PUBLISHED_TEMPLATE = "v0"
+ENGINE_VERSION = 1
+"""To be raised where answers may come out otherwise: none given before holds."""
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes")
 
 log = logging.getLogger(__name__)
@@ -98,8 +100,10 @@ def _identity(spec: dict) -> str:
     """What answers hang on besides the questions."""
     subject = spec["subject"]
     record = read_json(Path(subject["projector"]) / COMPLETE, "completion record of a training")
+    engine = {"engine": ENGINE_VERSION} if ENGINE_VERSION > 1 else {}
     return digest(
         {
+            **engine,
             "weights": identity_of(subject),
             "projector": record["files"],
             "tower": subject["tower"],
@@ -141,6 +145,8 @@ class _Answering:
 
     def __init__(self, spec: dict):
         subject = spec["subject"]
+        # The subject before this one goes before this one comes.
+        forget_unused()
         self.spec = spec
         self.published = spec["protocol"] == "published"
         self.processor = load_processor(subject["tower"])

@@ -9,7 +9,12 @@ import torch
 
 from sight_beyond_text.evaluation.weights import base_key, has_own_weights
 from sight_beyond_text.models.building import DTYPES, load_language_model
-from sight_beyond_text.models.checkpoints import device, load_adapter, load_tuned_language_model
+from sight_beyond_text.models.checkpoints import (
+    device,
+    forget_unused,
+    load_adapter,
+    load_tuned_language_model,
+)
 
 ADAPTED = ("lora", "qlora")
 
@@ -48,6 +53,7 @@ class SharedBase:
             # The old one goes before the new one comes.
             self._model = self._key = None
             self._originals = {}
+            forget_unused()
             if has_own_weights(subject):
                 model, _ = load_tuned_language_model(subject)
             else:

@@ -8,6 +8,7 @@ have `embeddings.safetensors` and `tokenizer/` besides, where its tokens were ad
 
 from __future__ import annotations
 
+import gc
 import json
 import warnings
 from pathlib import Path
@@ -225,6 +226,13 @@ def load_tuned(subject: dict, tower: dict):
     model = build(subject["base"], tower, tokenizer, dtype, language_model=language_model)
     load_projector(model, subject["projector"])
     return model.to(device()).eval(), tokenizer
+
+
+def forget_unused() -> None:
+    """Frees the memory of models that nothing but themselves refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def device() -> torch.device:
