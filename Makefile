@@ -5,7 +5,7 @@ CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || e
 PYTHON ?= python3 python3.11 python3.12 python3.13 python
 # Passed on to snakemake by `study` and to pytest by the tests: make study ARGS=--dry-run
 ARGS ?=
-# Processes that share the tests, of about 4 GiB each; more than two cores have, since many tests wait.
+# Processes that share the tests, of about 4 GiB each; three even on two cores, since many tests wait.
 WORKERS ?= 3
 # Passed on to pip for PyTorch alone, for those who need another build than pip's default.
 TORCH_ARGS ?=

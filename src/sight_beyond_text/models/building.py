@@ -439,7 +439,7 @@ def _reading(spec: dict, what: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except _UNREADABLE as error:
-        if "trust_remote_code=True" in str(error):
+        if not spec.get("remote_code") and "trust_remote_code" in str(error):
             raise UserError(
                 f"{spec['model']}: its {what} needs code of its own, which isn't run unless you"
                 " allow it; read that code, then set `remote_code: true` for this base"
