@@ -124,16 +124,6 @@ def test_a_second_seed_trains_only_that_seed(finished):
     assert "micro_base" not in planned
 
 
-def test_the_workflow_draws_every_figure(repository):
-    from sight_beyond_text.figures.draw import FIGURES as known
-
-    listed = (repository / "workflow" / "rules" / "common.smk").read_text()
-    names = listed.split("FIGURES = (", 1)[1].split(")", 1)[0]
-    always = [name.strip(' "\n') for name in names.split(",") if name.strip()]
-    # Only studies with corruptions have the last one.
-    assert [*always, "robustness"] == list(known)
-
-
 def test_robustness_is_drawn_where_images_are_corrupted(fresh):
     foggy = {"kinds": ["fog"], "severities": [1]}
     changed = fresh.study("foggy", evaluation__image__vqa__corruptions=foggy)

@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from sight_beyond_text import grid, jobs
+from sight_beyond_text import figure_names, grid, jobs
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.session import from_source
 from sight_beyond_text.study import load
@@ -32,16 +32,7 @@ TABLES = f"figures/data/{STUDY.name}"
 DRAWINGS = f"figures/{STUDY.name}"
 COMPARED = f"{RESULTS}/compare.json"
 CHECKED = f"{RESULTS}/inputs.ok"
-FIGURES = (
-    "truthfulness_ethics",
-    "sources",
-    "tunings",
-    "price",
-    "image_benchmarks",
-    "training_curves",
-)
-if any(benchmark.corruptions for benchmark in STUDY.evaluation.image.values()):
-    FIGURES += ("robustness",)
+FIGURES = figure_names.figures(STUDY)
 
 # Specs of all that is fetched by record, and the records of the hub's models by name.
 RESOURCES = {} if FROM_CACHE else {spec["record"]: spec for spec in grid.resource_specs(STUDY)}
@@ -213,6 +204,8 @@ onstart:
             f" sources {', '.join(STUDY.sources)}; tunings {', '.join(STUDY.tunings)};"
             f" seeds {', '.join(map(str, STUDY.seeds))})."
         )
+    if left_out := figure_names.notice(STUDY):
+        say(left_out)
     say(f"Logs of all steps: logs/, laid out like results/. Figures: {DRAWINGS}/")
 
 

@@ -3,10 +3,16 @@
 Names that are not listed here still work: they keep their own spelling and come last.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
+from numbers import Integral
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    # The workflow asks for names while the job graph is built, where pandas is too slow to import.
+    import pandas as pd
 
 SOURCES = ("visual", "caption", "text")
 TUNINGS = ("full", "lora", "qlora", "frozen")
@@ -113,6 +119,7 @@ def run_label(tuning: str, source: str, seed: object = None, kinds: str = "") ->
     parts = [TUNING_LABELS.get(tuning, tuning), source]
     if kinds:
         parts.append(kinds)
-    if seed is not None and not pd.isna(seed):
+    # A seed that is missing is None, NaN or pandas' NA, none of which is a whole number.
+    if isinstance(seed, Integral):
         parts.append(f"seed {int(seed)}")
     return ", ".join(part for part in parts if part)
