@@ -12,7 +12,7 @@ import datasets  # noqa: E402
 from lm_eval.api.model import LM  # noqa: E402
 
 from sight_beyond_text.evaluation.text import ask  # noqa: E402
-from sight_beyond_text.evaluation.text_tables import tabulate  # noqa: E402
+from sight_beyond_text.evaluation.text_tables import QUESTION, tabulate  # noqa: E402
 from sight_beyond_text.evaluation.text_tasks import harness, load_jobs  # noqa: E402
 
 
@@ -129,6 +129,24 @@ def test_what_is_no_mean_is_made_as_lm_eval_makes_it(sorts):
     assert [d["metrics"]["perplexity"] for d in details] == [
         pytest.approx(d["loglikelihoods"][0]) for d in details
     ]
+
+
+def test_items_keep_their_question_without_examples(tmp_path, sorts):
+    items, _, _ = tables_of("mgsm_direct_en", sorts["mgsm_direct_en"])
+    kept = [json.loads(text)["question"] for text in items["details"]]
+    assert [text.removesuffix("\nAnswer:") for text in kept] == [
+        f"How many are {row['answer_number']}?" for row in NUMBERS
+    ]
+    items, _, _ = tables_of("lambada_openai", sorts["lambada_openai"])
+    assert json.loads(items["details"][2])["question"] == "long long is the way"
+
+    targets = {"choices": ["Blue.", "Red."], "labels": [1, 0]}
+    asked = ["Which colour?", "w" * 5000]
+    rows = [{"question": q, "mc1_targets": targets, "mc2_targets": targets} for q in asked]
+    items, _, _ = tables_of("truthfulqa_mc1", saved(tmp_path / "truthfulqa", validation=rows))
+    short, long = (json.loads(text)["question"] for text in items["details"])
+    assert short == "Q: Which colour?\nA:"
+    assert len(long) == QUESTION and long.startswith("Q: www") and long.endswith("w\u2026")
 
 
 def test_a_task_without_a_mean_is_refused(sorts):

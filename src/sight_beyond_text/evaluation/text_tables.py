@@ -29,6 +29,9 @@ filters give it, only that of the items' scores: the others as `<metric>_<filter
 TOGETHER = "em"
 """The metric of such sets: the share in which every item is right."""
 
+QUESTION = 4000
+"""Characters of a question that an item keeps, at most."""
+
 MEANS = (mean, nanmean)
 """Of lm-eval's functions that make one score of items' values."""
 
@@ -139,6 +142,9 @@ def _item(
     item = f"{job.prefix}/{number}"
     details = _details(job, answer)
     said, right = details.pop("prediction"), details.pop("reference")
+    asked = _question(job, answer["doc"])
+    if asked:
+        details = {"question": asked, **details}
     if job.group:
         details["group"] = job.group
     further = {key: value for key, (_, value) in labelled.items() if key != label}
@@ -242,6 +248,25 @@ def _details(job: Job, answer: dict) -> dict:
         "choices": choices,
         "loglikelihoods": [_rounded(value) for value in likelihoods],
     }
+
+
+def _question(job: Job, doc: Mapping[str, Any]) -> str:
+    """The question alone, as the task words it: no examples, no system's words, no template.
+
+    Empty where a task words none: the choices are whole sentences, or the text itself is scored.
+    """
+    try:
+        text = job.built.doc_to_text(doc)
+    except NotImplementedError:
+        return ""
+    if not isinstance(text, str):
+        # The number of a choice, of tasks that put the choices where the question stands.
+        return ""
+    if job.task.startswith("truthfulqa"):
+        # Its examples are part of the question's wording.
+        text = text.rpartition("\n\n")[2]
+    text = text.strip()
+    return text if len(text) <= QUESTION else f"{text[: QUESTION - 1]}\u2026"
 
 
 def _rounded(value: float) -> float:
