@@ -31,6 +31,7 @@ from sight_beyond_text.study import (
     Source,
     Study,
 )
+from sight_beyond_text.study_claims import Side, chosen, pairs
 from sight_beyond_text.study_errors import where
 
 RUNS = "results/runs"
@@ -767,7 +768,11 @@ _LOADED = ("id", "mode", "base", "template", "tower", "checkpoint", "projector",
 
 
 def compare_spec(study: Study) -> Spec:
-    """What is gathered into the study's tables: each subject with its records and evaluations."""
+    """What is gathered into the study's tables, and what is to be judged from them.
+
+    Holds each subject with its records and evaluations, each claim with the pairs of subjects that
+    it compares, and each published value with the subjects that it stands beside.
+    """
     gathered = []
     scored: dict[str, list[str]] = {}
     for evaluation in evaluation_specs(study):
@@ -790,7 +795,21 @@ def compare_spec(study: Study) -> Spec:
                 "evaluations": scored.get(subject["id"], []),
             }
         )
-    return Spec(study=study.name, subjects=gathered)
+    known = {Side(*(entry[key] for key in Side._fields)): entry["id"] for entry in gathered}
+    claims = []
+    for name, claim in study.claims.items():
+        kind, threshold = claim.threshold
+        told = {"claim": name, **claim.model_dump(include={"text", "benchmark", "metric"})}
+        compared = [[known[run], known[other]] for run, other in pairs(study, claim)]
+        claims.append({**told, "kind": kind, "threshold": threshold, "pairs": compared})
+    published = [
+        {
+            **value.model_dump(exclude={"runs"}),
+            "runs": [known[side] for side in chosen(study, value.runs)],
+        }
+        for value in study.published
+    ]
+    return Spec(study=study.name, subjects=gathered, claims=claims, published=published)
 
 
 def alignment_record(alignment: Spec) -> str:

@@ -11,13 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sight_beyond_text import presets
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import digest
 from sight_beyond_text.hardware import GPUS
-from sight_beyond_text.study_errors import describe
+from sight_beyond_text.study_claims import Claim, Published, misfits
+from sight_beyond_text.study_errors import describe, where
+from sight_beyond_text.study_model import Model, Name
 
 RECIPE_VERSION = 2
 """Raised when the training code changes what a recipe means, so that old runs aren't reused."""
@@ -41,7 +43,6 @@ IMPORTED = "resources/imported"
 RELEASED_FILES = ["*.json", "*.safetensors", "*.bin", "tokenizer.model"]
 """What is read of released weights."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Positive = Annotated[int, Field(ge=1, strict=True)]
 
 
@@ -61,12 +62,6 @@ Subtask = Literal[
 
 _MICRO_MODELS = ("models/base", "models/chat", "models/tower")
 _MICRO_FOLDERS = ("images", "annotations", "benchmarks", "texts")
-
-
-class Model(BaseModel):
-    """What all parts of a study share: unknown keys are refused, nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _unless_preset(schema: dict) -> None:
@@ -666,7 +661,7 @@ class Jobs(Model):
 
 
 class Study(Model):
-    """One study: axes, recipes, benchmarks, figures."""
+    """One study: axes, recipes, benchmarks, claims, figures."""
 
     name: Name = Field(description="Names the folders of its tables and figures.")
     micro: Micro | None = Field(None, description="Makes a micro world, for paths `micro:...`.")
@@ -691,6 +686,13 @@ class Study(Model):
         " imported checkpoint has a projector.",
     )
     evaluation: Evaluation = Field(default_factory=Evaluation, description="Benchmarks.")
+    claims: dict[Name, Claim] = Field(
+        default_factory=dict,
+        description="What the study claims; judged from the items, and no run hangs on it.",
+    )
+    published: list[Published] = Field(
+        default_factory=list, description="Values that others reported, to stand beside ours."
+    )
     figures: Figures = Field(default_factory=Figures, description="How figures look.")
     hardware: Hardware | None = Field(
         None, description="The GPU to foretell times and prices for; nothing hangs on it."
@@ -831,9 +833,16 @@ def load(values: Mapping[str, Any], files: list[str | Path] | None = None) -> St
         UserError: all mistakes, a line each: file and line, key, what was found, what is allowed.
     """
     try:
-        return Study.model_validate(values)
+        study = Study.model_validate(values)
     except ValidationError as error:
         raise UserError(describe(error, Study, files or [])) from None
+    wrong = [
+        f"{where(place, files or [])}{'.'.join(map(str, place))}: {why}"
+        for place, why in misfits(study)
+    ]
+    if wrong:
+        raise UserError("\n".join(wrong))
+    return study
 
 
 def read(path: str | Path) -> Study:

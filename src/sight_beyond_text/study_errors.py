@@ -68,6 +68,8 @@ def _keys_at(model: type[BaseModel], place: list) -> list[str]:
     here: Any = model
     in_dict = False
     for part in place:
+        if isinstance(part, int):
+            continue  # an item of a list; its model is that of the list's annotation
         if in_dict:
             in_dict = False  # a dict's own key leads to the model of its values
         elif here is not None:
