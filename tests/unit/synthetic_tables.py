@@ -7,6 +7,7 @@ import pandas as pd
 
 from sight_beyond_text.analysis import names, tidy
 from sight_beyond_text.analysis.effects import mean_interval, paired_effects
+from sight_beyond_text.analysis.seeds import over_seeds
 
 TEXT = {
     "truthfulqa_mc1": ("acc", 120, 0.30),
@@ -80,12 +81,13 @@ def make_tables(
         items=items,
         curves=_curves(rng, runs),
         effects=tidy.with_protocol(paired_effects(runs, items, draws=draws), scores),
+        over_seeds=tidy.with_protocol(over_seeds(runs, items), scores),
         intervals=tidy.with_protocol(mean_interval(items, draws=draws), scores),
     )
 
 
 def write_tables(tables: tidy.Tables, directory: Path) -> None:
-    """Writes all six tables as `compare` leaves them."""
+    """Writes all tables as `compare` leaves them."""
     for table, name in tidy.FILES.items():
         write = tidy.write_parquet if name.endswith(".parquet") else tidy.write_csv
         write(getattr(tables, table), Path(directory) / name)

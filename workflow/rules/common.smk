@@ -180,7 +180,7 @@ def coco_options():
 def tables():
     """The study's tables, all that figures are drawn from."""
     names = ("runs.csv", "scores.csv", "items.parquet", "curves.csv", "effects.csv")
-    return [f"{TABLES}/{name}" for name in (*names, "intervals.csv")]
+    return [f"{TABLES}/{name}" for name in (*names, "over_seeds.csv", "intervals.csv")]
 
 
 def drawn():

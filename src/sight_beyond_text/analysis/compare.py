@@ -10,6 +10,7 @@ import pandas as pd
 from sight_beyond_text.analysis import tidy
 from sight_beyond_text.analysis.effects import mean_interval, paired_effects
 from sight_beyond_text.analysis.robustness import relative_robustness
+from sight_beyond_text.analysis.seeds import over_seeds
 from sight_beyond_text.analysis.tables import table_hashes
 from sight_beyond_text.files import read_json, write_json
 
@@ -37,7 +38,9 @@ def compare(spec: dict, tables: str | Path, record: str | Path) -> None:
     tidy.write_csv(scores, tables / tidy.FILES["scores"])
     tidy.write_parquet(items, tables / tidy.FILES["items"])
     effects, intervals = paired_effects(runs, items), mean_interval(items)
+    seeds = over_seeds(runs, items)
     tidy.write_csv(tidy.with_protocol(effects, scores), tables / tidy.FILES["effects"])
+    tidy.write_csv(tidy.with_protocol(seeds, scores), tables / tidy.FILES["over_seeds"])
     tidy.write_csv(tidy.with_protocol(intervals, scores), tables / tidy.FILES["intervals"])
     (tables / ROBUSTNESS).unlink(missing_ok=True)
     if (scores["suite"] == "corrupted").any():

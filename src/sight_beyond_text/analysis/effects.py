@@ -22,6 +22,7 @@ import pandas as pd
 from statsmodels.stats.contingency_tables import mcnemar
 
 from sight_beyond_text.analysis import names, tidy
+from sight_beyond_text.analysis.multiplicity import adjusted
 from sight_beyond_text.errors import UserError
 
 PAIRS = (
@@ -60,6 +61,7 @@ class _Estimate:
     flips: np.ndarray
     n: int
     n_clusters: int
+    variance: float
 
 
 def contrasts(runs: pd.DataFrame) -> list[tuple[str, str, str]]:
@@ -83,9 +85,17 @@ def contrasts(runs: pd.DataFrame) -> list[tuple[str, str, str]]:
     if untuned["base"].duplicated().any():
         base = untuned.loc[untuned["base"].duplicated(), "base"].iloc[0]
         raise UserError(f"base {base!r} was scored untuned twice; keep one row of it in runs.csv")
+    known = {cell[0] for cell in cells}
     bases = dict(zip(untuned["base"], untuned["run"], strict=True))
     found = [
         ("tuned - base", run, bases[cell[0]]) for cell, run in cells.items() if cell[0] in bases
+    ]
+    found += [
+        ("tuned - reference", run, reference["run"])
+        for reference in runs[runs["kind"] == "reference"].to_dict("records")
+        for cell, run in cells.items()
+        # A reference that is made of no base of the study is one for all of them.
+        if reference["base"] == cell[0] or reference["base"] not in known
     ]
     for field, value, other in PAIRS:
         place = _AXES.index(field)
@@ -132,7 +142,7 @@ def paired_effects(
     for suite, metric, pair, effect, means in macros.complete():
         macro = _Answers(suite, names.MACRO, metric, pd.Index([]), np.empty(0), {})
         rows.append(_effect_row(pair, facts, macro, means, effect, _flip_p(effect)))
-    return _table("effects", rows)
+    return adjusted(_table("effects", rows))
 
 
 def mean_interval(items: pd.DataFrame, seed: int = 0, draws: int = 2000) -> pd.DataFrame:
@@ -185,6 +195,7 @@ def _average(parts: list[_Estimate]) -> _Estimate:
         flips=np.mean([part.flips for part in parts], axis=0),
         n=sum(part.n for part in parts),
         n_clusters=sum(part.n_clusters for part in parts),
+        variance=float(np.mean([part.variance for part in parts])),
     )
 
 
@@ -267,6 +278,7 @@ def _estimates(
                 flips=flips[:, place],
                 n=len(values),
                 n_clusters=len(counts),
+                variance=float(values[:, place].var(ddof=1)) if len(values) > 1 else np.nan,
             )
     return {key: found[key] for key in columns}
 
@@ -360,9 +372,15 @@ def _effect_row(
         "low": low,
         "high": high,
         "p": p,
+        "effect_size": _standardized(effect),
         "n": effect.n,
         "n_clusters": effect.n_clusters,
     }
+
+
+def _standardized(effect: _Estimate) -> float:
+    spread = np.sqrt(effect.variance)
+    return _clean(effect.mean / spread) if spread > 1e-12 else np.nan
 
 
 def _own(estimate: _Estimate) -> dict[str, object]:

@@ -28,6 +28,12 @@ ETHICS = (
 MACRO = "ethics"
 """Benchmark name of the mean over the five ETHICS subsets, each with the same weight."""
 
+MEANS = {"text": "text_mean", "image": "image_mean"}
+"""Benchmark names of the means over a suite's benchmarks, by suite."""
+
+MEAN_METRIC = "mean"
+"""Their metric: it stands for different ones, all of them fractions."""
+
 HEADLINE = ("truthfulqa_mc1", "truthfulqa_mc2", MACRO)
 """The benchmarks that the study is about."""
 
@@ -49,6 +55,8 @@ BENCHMARK_LABELS = {
     "vqa": "VQA",
     "pope": "POPE",
     "captions": "Captions",
+    "text_mean": "mean of text",
+    "image_mean": "mean of images",
     "mme": "MME",
 }
 

@@ -13,7 +13,7 @@ from sight_beyond_text.errors import UserError
 PARTS = ("value", "half_width", "best", "differs")
 """What every cell of the main table consists of."""
 
-_LEFT_OUT = frozenset(names.ETHICS)
+_LEFT_OUT = frozenset((*names.ETHICS, *names.MEANS.values()))
 _FIRST = (*names.HEADLINE, "mmlu", "gsm8k", "mathqa", "boolq", "squadv2", "vqa", "pope", "captions")
 _LATEX = {
     "\\": r"\textbackslash{}",

@@ -85,6 +85,33 @@ EFFECTS = {
     "low": "float",
     "high": "float",
     "p": "float",
+    "p_holm": "float",
+    "effect_size": "float",
+    "family": "text",
+    "n": "integer",
+    "n_clusters": "integer",
+}
+OVER_SEEDS = {
+    "contrast": "text",
+    "base": "text",
+    "source": "text",
+    "tuning": "text",
+    "instruction_kinds": "text",
+    "other": "text",
+    "seeds": "integer",
+    "suite": "text",
+    "benchmark": "text",
+    "metric": "text",
+    "protocol": "text",
+    "value": "float",
+    "other_value": "float",
+    "difference": "float",
+    "low": "float",
+    "high": "float",
+    "p": "float",
+    "p_holm": "float",
+    "effect_size": "float",
+    "family": "text",
     "n": "integer",
     "n_clusters": "integer",
 }
@@ -107,6 +134,7 @@ FILES = {
     "items": "items.parquet",
     "curves": "curves.csv",
     "effects": "effects.csv",
+    "over_seeds": "over_seeds.csv",
     "intervals": "intervals.csv",
 }
 SCHEMAS = {
@@ -115,6 +143,7 @@ SCHEMAS = {
     "items": ITEMS,
     "curves": CURVES,
     "effects": EFFECTS,
+    "over_seeds": OVER_SEEDS,
     "intervals": INTERVALS,
 }
 KEYS = {
@@ -123,6 +152,10 @@ KEYS = {
     "items": ["run", "suite", "benchmark", "metric", "item"],
     "curves": ["run", "stage", "step"],
     "effects": ["contrast", "run", "other", "suite", "benchmark", "metric"],
+    "over_seeds": [
+        *("contrast", "base", "source", "tuning", "instruction_kinds", "other"),
+        *("suite", "benchmark", "metric"),
+    ],
     "intervals": ["run", "suite", "benchmark", "metric"],
 }
 """What may occur only once in a table."""
@@ -145,6 +178,7 @@ class Tables:
         items: One row per run and question; empty where it was not asked for.
         curves: Training losses by step.
         effects: Paired differences between runs.
+        over_seeds: Those differences averaged over seeds; empty where the study has one seed.
         intervals: Each run's own mean with its 95 % interval, ETHICS as a whole included.
     """
 
@@ -153,6 +187,7 @@ class Tables:
     items: pd.DataFrame
     curves: pd.DataFrame
     effects: pd.DataFrame
+    over_seeds: pd.DataFrame
     intervals: pd.DataFrame
 
 
@@ -296,6 +331,7 @@ def with_protocol(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     whole = known[known["benchmark"].isin(names.ETHICS)].assign(benchmark=names.MACRO)
     known = pd.concat([known, whole]).drop_duplicates()
     _check_protocols("scores", known)
+    known = pd.concat([known, _protocols_of_means(known)], ignore_index=True)
     protocols = frame[_TEST].merge(known, how="left", on=_TEST)["protocol"]
     missing = protocols.isna().to_numpy()
     if missing.any():
@@ -304,6 +340,16 @@ def with_protocol(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     made = frame.copy()
     made.insert(frame.columns.get_loc("metric") + 1, "protocol", protocols.array)
     return made
+
+
+def _protocols_of_means(known: pd.DataFrame) -> pd.DataFrame:
+    """Of the means over a suite's benchmarks, every protocol that is in them."""
+    rows = [
+        {"suite": suite, "benchmark": mean, "metric": names.MEAN_METRIC, "protocol": told}
+        for suite, mean in names.MEANS.items()
+        if (told := ", ".join(sorted(set(known.loc[known["suite"] == suite, "protocol"]))))
+    ]
+    return pd.DataFrame(rows, columns=known.columns)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -365,6 +411,8 @@ def _refuse(path: Path, column: pd.Series, wrong: pd.Series, expected: str) -> N
 def _check_runs(directory: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     known = set(frames["runs"]["run"])
     for table, frame in frames.items():
+        if "run" not in frame:
+            continue
         unknown = sorted(set(frame["run"]).difference(known))
         if unknown:
             raise UserError(

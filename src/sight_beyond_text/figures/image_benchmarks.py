@@ -24,6 +24,7 @@ METRICS = (
 """What is shown where a study has it; other image benchmarks follow up to `MOST` columns."""
 
 MOST = 6
+_OWN = (*(name for name, _ in METRICS), *names.MEANS.values())
 _CHANCE = 0.5
 
 
@@ -84,7 +85,7 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
 def _shown(tuned: pd.DataFrame) -> list[tuple[str, str]]:
     present = set(zip(tuned["benchmark"], tuned["metric"], strict=True))
     shown = [pair for pair in METRICS if pair in present]
-    for benchmark in sorted(set(tuned["benchmark"]).difference(name for name, _ in METRICS)):
+    for benchmark in sorted(set(tuned["benchmark"]).difference(_OWN)):
         metrics = tuned.loc[tuned["benchmark"] == benchmark, "metric"]
         shown += [(benchmark, metric) for metric in names.table_metrics(metrics)]
     return shown[:MOST]

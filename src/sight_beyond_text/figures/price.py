@@ -21,6 +21,7 @@ CAPTION = (
     "their intervals exclude zero on the same side. Items per benchmark in brackets."
 )
 _FIRST = ("mmlu", "gsm8k", "mathqa", "boolq", "squadv2", *names.ETHICS)
+_MEANS = (names.MACRO, *names.MEANS.values())
 _CELL = ["base", "tuning", "source", "instruction_kinds"]
 _ROW = 0.165
 _TALLEST = 9.0
@@ -78,7 +79,7 @@ def signed(value: float, decimals: int = 1) -> str:
 
 def _shown(tables: Tables) -> pd.DataFrame:
     effects = tables.effects[tables.effects["contrast"] == "tuned - base"]
-    effects = effects[(effects["suite"] == "text") & (effects["benchmark"] != names.MACRO)]
+    effects = effects[(effects["suite"] == "text") & (~effects["benchmark"].isin(_MEANS))]
     effects = effects[~effects["benchmark"].str.startswith("truthfulqa")]
     main = effects.groupby("benchmark")["metric"].transform(names.main_metric)
     kinds = tables.runs[["run", "instruction_kinds"]]
