@@ -372,6 +372,7 @@ def draw(
     out: Annotated[Path, typer.Option(help="Path of the files, without suffix.")],
     record: Record,
     style: Annotated[str, typer.Option(help="Formats and style, as JSON.")] = "{}",
+    page: Annotated[Path | None, typer.Option(help="HTML page of a table, for the report.")] = None,
     log: Log = None,
 ) -> None:
     """Draws one figure, or writes the main table, from the tables alone."""
@@ -388,6 +389,10 @@ def draw(
             look = _spec(style)
             formats = look.pop("formats", ["svg", "png", "pdf"])
             made = draw_figure(figure, tables, out, formats, look)
+        if page is not None:
+            from sight_beyond_text.figures.page import write_page
+
+            write_page(f"{out}.md", page, figure.replace("_", " "))
         if made.get("notice"):
             print(f"{figure}: {made['notice']}")
         write_json(record, made)

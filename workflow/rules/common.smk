@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from sight_beyond_text import figure_names, grid, jobs
+from sight_beyond_text import figure_names, grid, jobs, reporting
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.session import from_source
 from sight_beyond_text.study import load
@@ -33,6 +33,9 @@ DRAWINGS = f"figures/{STUDY.name}"
 COMPARED = f"{RESULTS}/compare.json"
 CHECKED = f"{RESULTS}/inputs.ok"
 FIGURES = figure_names.figures(STUDY)
+LISTED = ["main_table"]
+# Captions and the front page of the HTML report read what they say here.
+config["report"] = reporting.Report(STUDY, TABLES, DRAWINGS)
 
 # Specs of all that is fetched by record, and the records of the hub's models by name.
 RESOURCES = {} if FROM_CACHE else {spec["record"]: spec for spec in grid.resource_specs(STUDY)}
@@ -184,10 +187,11 @@ def tables():
 
 
 def drawn():
-    """All figures and the main table, each with its record."""
-    files = [f"{DRAWINGS}/main_table.{kind}" for kind in ("csv", "md", "tex")]
+    """All figures and tables for readers, each with its record."""
+    files = [f"{DRAWINGS}/{name}.{kind}" for name in LISTED for kind in ("csv", "md", "tex")]
+    files += [f"{RESULTS}/{name}.html" for name in LISTED]
     files += [f"{DRAWINGS}/{name}.{kind}" for name in FIGURES for kind in STUDY.figures.formats]
-    return files + [f"{RESULTS}/{name}.json" for name in (*FIGURES, "main_table")]
+    return files + [f"{RESULTS}/{name}.json" for name in (*FIGURES, *LISTED)]
 
 
 def say(text):

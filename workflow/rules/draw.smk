@@ -1,4 +1,18 @@
-# Figures and the main table, from the tables alone.
+# Figures and tables for readers, from the study's tables alone.
+
+
+def drawing(kind):
+    """A figure's file of one kind; the report shows one of them."""
+    path = f"{DRAWINGS}/{{figure}}.{kind}"
+    if kind != next(kind for kind in ("svg", "png", "pdf") if kind in STUDY.figures.formats):
+        return path
+    return report(
+        path,
+        caption="../report/result.rst",
+        category="Figures",
+        subcategory=lambda wildcards: reporting.FIGURES[wildcards.figure][0],
+        labels=lambda wildcards: {"figure": reporting.FIGURES[wildcards.figure][1]},
+    )
 
 
 # The record lies outside the repository's files, so a fresh clone draws whatever it is asked to.
@@ -7,7 +21,7 @@ rule draw_figure:
     input:
         tables(),
     output:
-        [f"{DRAWINGS}/{{figure}}.{kind}" for kind in STUDY.figures.formats],
+        [drawing(kind) for kind in STUDY.figures.formats],
         record=f"{RESULTS}/{{figure}}.json",
     log:
         f"logs/studies/{STUDY.name}/{{figure}}.log",
@@ -29,23 +43,31 @@ rule draw_figure:
 
 
 rule draw_table:
-    """Writes the main table as CSV, Markdown and LaTeX."""
+    """Writes a table for readers as CSV, Markdown and LaTeX, and as a page of the report."""
     input:
         tables(),
     output:
-        [f"{DRAWINGS}/main_table.{kind}" for kind in ("csv", "md", "tex")],
-        record=f"{RESULTS}/main_table.json",
+        [f"{DRAWINGS}/{{table}}.{kind}" for kind in ("csv", "md", "tex")],
+        page=report(
+            f"{RESULTS}/{{table}}.html",
+            caption="../report/result.rst",
+            category=lambda wildcards: reporting.TABLES[wildcards.table][0],
+            labels=lambda wildcards: {"table": reporting.TABLES[wildcards.table][1]},
+        ),
+        record=f"{RESULTS}/{{table}}.json",
     log:
-        f"logs/studies/{STUDY.name}/main_table.log",
+        f"logs/studies/{STUDY.name}/{{table}}.log",
     benchmark:
-        f"logs/studies/{STUDY.name}/main_table.benchmark.tsv"
+        f"logs/studies/{STUDY.name}/{{table}}.benchmark.tsv"
+    wildcard_constraints:
+        table="|".join(LISTED),
     conda:
         "../../envs/draw.yaml"
     params:
         tables=lambda wildcards, input: os.path.dirname(input[0]),
         stem=lambda wildcards, output: os.path.splitext(output[0])[0],
     message:
-        "Write the main table"
+        "Write {wildcards.table}"
     shell:
-        "sight draw main_table --tables {params.tables:q} --out {params.stem:q}"
-        " --record {output.record:q} --log {log:q}"
+        "sight draw {wildcards.table} --tables {params.tables:q} --out {params.stem:q}"
+        " --page {output.page:q} --record {output.record:q} --log {log:q}"
