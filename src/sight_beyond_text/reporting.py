@@ -26,7 +26,7 @@ FIGURES = {
 
 TABLES = {
     "main_table": ("Tables", "All scores"),
-    "claims": ("Claims", "The study's claims, judged"),
+    "claims_table": ("Claims", "The study's claims, judged"),
 }
 """The same of tables for readers: their category, and their title."""
 

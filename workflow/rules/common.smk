@@ -186,6 +186,20 @@ def tables():
     return [f"{TABLES}/{name}" for name in (*names, "over_seeds.csv", "intervals.csv")]
 
 
+def drawing(kind):
+    """A figure's file of one kind; the report shows one of them."""
+    path = f"{DRAWINGS}/{{figure}}.{kind}"
+    if kind != next(kind for kind in ("svg", "png", "pdf") if kind in STUDY.figures.formats):
+        return path
+    return report(
+        path,
+        caption="../report/result.rst",
+        category="Figures",
+        subcategory=lambda wildcards: reporting.FIGURES[wildcards.figure][0],
+        labels=lambda wildcards: {"figure": reporting.FIGURES[wildcards.figure][1]},
+    )
+
+
 def drawn():
     """All figures and tables for readers, each with its record."""
     files = [f"{DRAWINGS}/{name}.{kind}" for name in LISTED for kind in ("csv", "md", "tex")]

@@ -1,20 +1,6 @@
 # Figures and tables for readers, from the study's tables alone.
 
 
-def drawing(kind):
-    """A figure's file of one kind; the report shows one of them."""
-    path = f"{DRAWINGS}/{{figure}}.{kind}"
-    if kind != next(kind for kind in ("svg", "png", "pdf") if kind in STUDY.figures.formats):
-        return path
-    return report(
-        path,
-        caption="../report/result.rst",
-        category="Figures",
-        subcategory=lambda wildcards: reporting.FIGURES[wildcards.figure][0],
-        labels=lambda wildcards: {"figure": reporting.FIGURES[wildcards.figure][1]},
-    )
-
-
 # The record lies outside the repository's files, so a fresh clone draws whatever it is asked to.
 rule draw_figure:
     """Draws one figure in all formats."""
