@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from sight_beyond_text.analysis import tidy
-from sight_beyond_text.analysis.effects import mean_interval, paired_effects
+from sight_beyond_text.analysis.effects import effects_table, intervals_table, measure
+from sight_beyond_text.analysis.outcomes import Gatherer
 from sight_beyond_text.analysis.robustness import relative_robustness
-from sight_beyond_text.analysis.seeds import over_seeds
+from sight_beyond_text.analysis.seeds import seeds_table
 from sight_beyond_text.analysis.tables import table_hashes
 from sight_beyond_text.files import read_json, write_json
 
@@ -31,17 +33,18 @@ def compare(spec: dict, tables: str | Path, record: str | Path) -> None:
     """
     tables = Path(tables)
     runs, curves = _runs(spec["subjects"])
-    scores = _gather(spec["subjects"], "scores")
-    items = _gather(spec["subjects"], "items")
+    scores = _scores(spec["subjects"])
     tidy.write_csv(runs, tables / tidy.FILES["runs"])
     tidy.write_csv(curves, tables / tidy.FILES["curves"])
     tidy.write_csv(scores, tables / tidy.FILES["scores"])
-    tidy.write_parquet(items, tables / tidy.FILES["items"])
-    effects, intervals = paired_effects(runs, items), mean_interval(items)
-    seeds = over_seeds(runs, items)
-    tidy.write_csv(tidy.with_protocol(effects, scores), tables / tidy.FILES["effects"])
-    tidy.write_csv(tidy.with_protocol(seeds, scores), tables / tidy.FILES["over_seeds"])
-    tidy.write_csv(tidy.with_protocol(intervals, scores), tables / tidy.FILES["intervals"])
+    measured = measure(runs, _items(spec["subjects"], tables / tidy.FILES["items"]))
+    made = {
+        "effects": effects_table(runs, measured),
+        "over_seeds": seeds_table(runs, measured),
+        "intervals": intervals_table(measured),
+    }
+    for table, frame in made.items():
+        tidy.write_csv(tidy.with_protocol(frame, scores), tables / tidy.FILES[table])
     (tables / ROBUSTNESS).unlink(missing_ok=True)
     if (scores["suite"] == "corrupted").any():
         tidy.write_csv(relative_robustness(scores), tables / ROBUSTNESS)
@@ -83,14 +86,30 @@ def _runs(subjects: Sequence[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return _frame(rows, "runs"), _frame(curves, "curves")
 
 
-def _gather(subjects: Sequence[dict], table: str) -> pd.DataFrame:
+def _scores(subjects: Sequence[dict]) -> pd.DataFrame:
     parts = [
-        tidy.read_table(folder, table, f"{table}.parquet")
+        tidy.read_table(folder, "scores", "scores.parquet")
         for subject in subjects
         for folder in subject["evaluations"]
     ]
     parts = [part for part in parts if len(part)]
-    return pd.concat(parts, ignore_index=True) if parts else tidy.empty(table)
+    return pd.concat(parts, ignore_index=True) if parts else tidy.empty("scores")
+
+
+def _items(subjects: Sequence[dict], path: Path) -> Gatherer:
+    """Writes the items of all runs to one file, and takes in what statistics need of them."""
+    gatherer = Gatherer()
+    with tidy.items_writer(path) as write:
+        # Millions of items with all their texts don't fit into memory: one run at a time does.
+        for subject in sorted(subjects, key=lambda subject: subject["id"]):
+            parts = [
+                tidy.read_items(Path(folder) / "items.parquet") for folder in subject["evaluations"]
+            ]
+            if parts:
+                own = pa.concat_tables(parts)
+                gatherer.add(own)
+                write(own)
+    return gatherer
 
 
 def _frame(rows: list[dict], table: str) -> pd.DataFrame:

@@ -100,6 +100,11 @@ def table_metrics(metrics: Iterable[str]) -> list[str]:
     return sums or [main_metric(known)]
 
 
+def is_fraction(metric: str) -> bool:
+    """Whether a metric lies between 0 and 1, so that a mean over benchmarks may take it in."""
+    return metric != "CIDEr" and points(metric) == 100.0
+
+
 def points(metric: str) -> float:
     """Factor from a stored value to the unit that is shown.
 

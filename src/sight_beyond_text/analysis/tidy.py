@@ -8,7 +8,7 @@ Writing is deterministic and atomic, so that an unchanged table keeps its bytes.
 import csv
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sight_beyond_text.analysis import names
@@ -272,6 +273,54 @@ def write_parquet(frame: pd.DataFrame, path: str | Path) -> None:
     with atomic_path(path) as temporary:
         # Without pandas' own metadata the bytes don't change with its version.
         pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
+
+
+def read_items(path: str | Path) -> pa.Table:
+    """Reads a table of items as Arrow holds it: the columns of `ITEMS`, text without blanks.
+
+    Raises:
+        UserError: The file is missing, truncated, or lacks a column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {_REMEDY}")
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in ITEMS if name not in file.schema_arrow.names]
+            if missing:
+                raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}; {_REMEDY}")
+            table = file.read(columns=list(ITEMS)).select(list(ITEMS))
+        columns = [
+            table[name].cast(pa.float64())
+            if kind == "float"
+            else pc.fill_null(table[name].cast(pa.large_string()), "")
+            for name, kind in ITEMS.items()
+        ]
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not readable as Parquet ({_short(error)}); {_REMEDY}") from error
+    return pa.table(columns, names=list(ITEMS))
+
+
+@contextmanager
+def items_writer(path: str | Path) -> Iterator[Callable[[pa.Table], None]]:
+    """Gives a function that writes one run's items, to be called run by run in alphabetical order.
+
+    The rows are sorted, as `write_parquet` sorts them, and never all in memory. The file appears
+    only when it is complete.
+    """
+    schema = pa.schema(
+        [
+            (name, pa.float64() if kind == "float" else pa.large_string())
+            for name, kind in ITEMS.items()
+        ]
+    )
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        yield lambda table: writer.write_table(
+            table.sort_by([(name, "ascending") for name in KEYS["items"]]).cast(schema)
+        )
 
 
 @contextmanager
