@@ -129,8 +129,10 @@ class Gatherer:
 
 
 def gather(items: pd.DataFrame) -> Gatherer:
-    """What `Gatherer` makes of a whole table `items`."""
+    """What `Gatherer` makes of a whole table `items`; it may lack the details."""
     gatherer = Gatherer()
+    if "details" not in items:
+        items = items.assign(details="")
     gatherer.add(pa.Table.from_pandas(items[list(NEEDED)], preserve_index=False))
     return gatherer
 
