@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sight_beyond_text.commands.cache import cache
 from sight_beyond_text.commands.chat import chat
 from sight_beyond_text.commands.corrupt import corrupt
 from sight_beyond_text.commands.data import card, check_data, leaks
@@ -377,8 +378,10 @@ def draw(
 ) -> None:
     """Draws one figure, or writes the main table, from the tables alone."""
     with session(log):
+        from sight_beyond_text.cache import check as check_cache
         from sight_beyond_text.files import write_json
 
+        check_cache(tables)
         if figure == "main_table":
             from sight_beyond_text.analysis.tables import write_main_table
 
@@ -407,6 +410,7 @@ app.command()(fetch)
 app.command("import")(import_checkpoint)
 app.command()(leaks)
 app.command("lm-eval", context_settings=HANDED_ON)(lm_eval)
+app.add_typer(cache, name="cache")
 app.add_typer(score, name="score")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from sight_beyond_text import figure_names, grid, jobs, reporting
+from sight_beyond_text import cache, figure_names, grid, jobs, reporting
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.session import from_source
 from sight_beyond_text.study import load
@@ -18,7 +18,9 @@ FROM_CACHE = str(config.get("from_cache", False)).lower() == "true"
 STUDY_FILES = [os.path.relpath(path) for path in workflow.configfiles]
 try:
     STUDY = load({k: v for k, v in config.items() if k != "from_cache"}, STUDY_FILES)
-    if not FROM_CACHE:
+    if FROM_CACHE:
+        cache.read_layout(f"figures/data/{STUDY.name}")
+    else:
         grid.check_inputs(STUDY, STUDY_FILES)
 except UserError as error:
     raise WorkflowError(f"the study can't be used:\n{error}") from None
