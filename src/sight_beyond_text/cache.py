@@ -33,21 +33,24 @@ _TABLES = (".csv", ".parquet")
 _PACKAGES = ("numpy", "pandas", "pyarrow", "scipy", "statsmodels")
 
 
+DERIVED = ("claims", "published")
+"""What tables are made of besides runs, scores and items: keys of `grid.compare_spec`."""
+
+
 def write_layout(folder: str | Path, study: str, derived: dict | None = None) -> None:
-    """Writes `layout.json` for the tables that lie in a folder.
+    """Writes `layout.json` for the tables that lie in a folder, all there.
 
     Args:
-        folder: the study's tables, all there.
+        folder: the study's tables.
         study: its name.
-        derived: what tables were made of besides runs, scores and items: `claims` and `published`
-            of `grid.compare_spec`.
+        derived: what `DERIVED` names.
     """
     folder = Path(folder)
     told = {
         "layout": LAYOUT,
         "study": study,
         "versions": _versions(),
-        "derived": derived or {"claims": [], "published": []},
+        "derived": {key: (derived or {}).get(key, []) for key in DERIVED},
         "tables": {name: sha256(folder / name) for name in _found(folder)},
     }
     write_json(folder / FILE, {**told, "checksum": _checksum(told)})

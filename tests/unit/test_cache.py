@@ -1,4 +1,4 @@
-"""Cached tables: layouts, what was changed by hand, archives. On the default study's own tables."""
+"""Cached tables: layouts, what was changed by hand, archives. On a part of the default study's."""
 
 import io
 import json
@@ -10,17 +10,26 @@ from typer.testing import CliRunner
 
 from sight_beyond_text import cache
 from sight_beyond_text.analysis import tidy
+from sight_beyond_text.analysis.migrate import migrate
 from sight_beyond_text.cli import app
 from sight_beyond_text.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def packed(repository, tmp_path_factory):
-    """The committed tables with a layout of now, and an archive of them."""
+    """The committed tables of a few runs and benchmarks, and an archive of them."""
     root = tmp_path_factory.mktemp("cache")
-    folder = root / "micro"
-    shutil.copytree(repository / "figures" / "data" / "micro", folder)
-    cache.write_layout(folder, "micro")
+    folder, committed = root / "micro", repository / "figures" / "data" / "micro"
+    runs = tidy.read_table(committed, "runs")
+    some = runs[(runs["base"] == "micro-chat") & runs["tuning"].isin(["", "lora"])]["run"]
+    for table in ("runs", "scores", "items", "curves"):
+        frame = tidy.read_table(committed, table)
+        frame = frame[frame["run"].isin(some)]
+        if "benchmark" in frame:
+            frame = frame[frame["benchmark"].isin(["boolq", "vqa"])]
+        write = tidy.write_parquet if table == "items" else tidy.write_csv
+        write(frame, folder / tidy.FILES[table])
+    migrate(folder)
     cache.pack(folder, root / "micro.tar")
     return folder, root / "micro.tar"
 
@@ -161,6 +170,48 @@ def test_runs_that_contradict_each_other_are_named(folder) -> None:
     for table in ("scores.csv", "items.parquet", "effects.csv", "intervals.csv", "curves.csv"):
         assert any(table in line and gone in line for line in lines), table
     assert any("items.parquet" in line and "boolq" in line for line in lines)
+
+
+def test_what_follows_from_the_items_is_made_anew(packed, folder) -> None:
+    for name in (cache.FILE, "effects.csv", "over_seeds.csv", "intervals.csv", "claims.csv"):
+        (folder / name).unlink(missing_ok=True)
+    code, told = run("migrate", folder)
+    assert code == 0 and "made anew" in told, told
+    assert run("verify", folder)[0] == 0
+    for name in ("effects.csv", "over_seeds.csv", "intervals.csv"):
+        assert (folder / name).read_bytes() == (packed[0] / name).read_bytes(), name
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    code, told = run("migrate", folder)
+    assert code == 0 and "anew" not in told
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_claims_come_from_the_study_and_are_kept(repository, folder) -> None:
+    (folder / cache.FILE).unlink()
+    assert run("migrate", folder, "--study", repository / "config.yaml")[0] == 0
+    claims = cache.check(folder)["derived"]["claims"]
+    assert claims
+    rewrite(folder, layout=1)
+    assert run("migrate", folder)[0] == 0
+    assert cache.check(folder)["derived"]["claims"] == claims
+
+
+def test_what_was_changed_by_hand_is_made_anew_only_where_it_can_be(packed, folder) -> None:
+    (folder / "effects.csv").write_text("contrast\n")
+    assert run("migrate", folder)[0] == 0
+    assert (folder / "effects.csv").read_bytes() == (packed[0] / "effects.csv").read_bytes()
+    runs = (folder / "runs.csv").read_text()
+    (folder / "runs.csv").write_text(runs.replace("micro-chat", "macro-chat"))
+    code, told = run("migrate", folder)
+    assert code == 2 and "runs.csv: isn't as it was written" in told
+
+
+def test_a_newer_layout_is_not_migrated(folder) -> None:
+    rewrite(folder, layout=cache.LAYOUT + 1)
+    before = (folder / "effects.csv").read_bytes()
+    code, told = run("migrate", folder)
+    assert code == 2 and "newer version" in told
+    assert (folder / "effects.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.7, 0.999])

@@ -73,6 +73,7 @@ def test_a_learning_rate_plans_only_its_tuning_and_what_follows(finished):
         "tune": 2,  # lora with each of the two sources
         "evaluate": 4,  # each on both suites
         "compare": 1,
+        "seal_tables": 1,
         "draw_figure": FIGURES,
         "draw_table": 1,
     }
@@ -109,7 +110,9 @@ def test_a_benchmark_plans_no_training(finished):
 
 def test_another_study_shares_the_runs_of_the_first(finished):
     planned = finished.planned("--configfile", finished.study("shared", name="other"))
-    assert set(planned) == {"all", "check_inputs", "compare", "draw_figure", "draw_table"}
+    assert set(planned) == {
+        *("all", "check_inputs", "compare", "seal_tables", "draw_figure", "draw_table")
+    }
 
 
 def test_a_from_cache_that_is_no_boolean(finished):

@@ -32,6 +32,7 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
 RESULTS = f"results/studies/{STUDY.name}"
 TABLES = f"figures/data/{STUDY.name}"
 DRAWINGS = f"figures/{STUDY.name}"
+LAYOUT = f"{TABLES}/{cache.FILE}"
 COMPARED = f"{RESULTS}/compare.json"
 CHECKED = f"{RESULTS}/inputs.ok"
 FIGURES = figure_names.figures(STUDY)

@@ -1,5 +1,7 @@
 # All scores of the study as tidy tables, with paired effects.
 
+COMPARISON = grid.compare_spec(STUDY)
+
 
 rule compare:
     """Gathers the study's records and scores into figures/data/."""
@@ -16,10 +18,31 @@ rule compare:
     conda:
         "../../envs/draw.yaml"
     params:
-        study=grid.compare_spec(STUDY),
+        study=COMPARISON,
         tables=lambda wildcards, output: os.path.dirname(output[0]),
     message:
         "Compare {STUDY.name}"
     shell:
         "sight compare {params.study:q} --tables {params.tables:q}"
         " --record {output.record:q} --log {log:q}"
+
+
+rule seal_tables:
+    """Writes the layout of the tables: their hashes, and what made them."""
+    input:
+        tables(),
+    output:
+        LAYOUT,
+    log:
+        f"logs/studies/{STUDY.name}/seal_tables.log",
+    benchmark:
+        f"logs/studies/{STUDY.name}/seal_tables.benchmark.tsv"
+    conda:
+        "../../envs/draw.yaml"
+    params:
+        study=grid.Spec({key: COMPARISON[key] for key in ("study", *cache.DERIVED)}),
+        tables=lambda wildcards, output: os.path.dirname(output[0]),
+    message:
+        "Seal the tables of {STUDY.name}"
+    shell:
+        "sight cache seal {params.study:q} --tables {params.tables:q} --log {log:q}"

@@ -1,11 +1,13 @@
 # Figures and tables for readers, from the study's tables alone.
 
 
+# Figures wait for the layout, which tells whether the tables are whole; they don't hang on it.
 # The record lies outside the repository's files, so a fresh clone draws whatever it is asked to.
 rule draw_figure:
     """Draws one figure in all formats."""
     input:
         tables(),
+        ancient(LAYOUT),
     output:
         [drawing(kind) for kind in STUDY.figures.formats],
         record=f"{RESULTS}/{{figure}}.json",
@@ -32,6 +34,7 @@ rule draw_table:
     """Writes a table for readers as CSV, Markdown and LaTeX, and as a page of the report."""
     input:
         tables(),
+        ancient(LAYOUT),
     output:
         [f"{DRAWINGS}/{{table}}.{kind}" for kind in ("csv", "md", "tex")],
         page=report(

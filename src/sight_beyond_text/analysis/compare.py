@@ -37,7 +37,27 @@ def compare(spec: dict, tables: str | Path, record: str | Path) -> None:
     tidy.write_csv(runs, tables / tidy.FILES["runs"])
     tidy.write_csv(curves, tables / tidy.FILES["curves"])
     tidy.write_csv(scores, tables / tidy.FILES["scores"])
-    measured = measure(runs, _items(spec["subjects"], tables / tidy.FILES["items"]))
+    items = _items(spec["subjects"], tables / tidy.FILES["items"])
+    derive(tables, runs, scores, items, spec)
+    write_json(record, {"study": spec["study"], "tables": table_hashes(tables)})
+
+
+def derive(
+    tables: Path, runs: pd.DataFrame, scores: pd.DataFrame, items: Gatherer, told: dict
+) -> None:
+    """Writes all tables that follow from the runs, their scores and their items.
+
+    Args:
+        tables: the folder that gets them.
+        runs: table `runs`.
+        scores: table `scores`.
+        items: what took in table `items`.
+        told: `claims` and `published` of `grid.compare_spec`.
+
+    Raises:
+        UserError: one benchmark has two protocols, or runs answered different items.
+    """
+    measured = measure(runs, items)
     made = {
         "effects": effects_table(runs, measured),
         "over_seeds": seeds_table(runs, measured),
@@ -48,7 +68,6 @@ def compare(spec: dict, tables: str | Path, record: str | Path) -> None:
     (tables / ROBUSTNESS).unlink(missing_ok=True)
     if (scores["suite"] == "corrupted").any():
         tidy.write_csv(relative_robustness(scores), tables / ROBUSTNESS)
-    write_json(record, {"study": spec["study"], "tables": table_hashes(tables)})
 
 
 def _runs(subjects: Sequence[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:

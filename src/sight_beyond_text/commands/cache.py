@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -52,3 +53,37 @@ def unpack(
     """Unpacks an archive that is whole, so that `from_cache=true` draws from it."""
     with session():
         print(f"{caches.unpack(archive, out)}: unpacked")
+
+
+@cache.command()
+def migrate(
+    tables: Tables,
+    study: Annotated[
+        Path | None, typer.Option(help="The study file, whose claims are judged anew.")
+    ] = None,
+) -> None:
+    """Makes tables of an older layout anew: all that follows from runs, scores and items."""
+    with session():
+        from sight_beyond_text.analysis.migrate import migrate as make_anew
+
+        folder = caches.find(tables)
+        spec = None
+        if study is not None:
+            from sight_beyond_text import grid
+            from sight_beyond_text.study import read
+
+            spec = grid.compare_spec(read(study))
+        done = make_anew(folder, spec)
+        print(f"{folder}: {'made anew, ' if done else ''}of layout {caches.LAYOUT}")
+
+
+@cache.command()
+def seal(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="The study's, as JSON.")],
+    tables: Annotated[Path, typer.Option(help="Folder of the study's tables.")],
+    log: Annotated[Path | None, typer.Option(help="Gets all output.")] = None,
+) -> None:
+    """Writes layout.json for tables that were just made: their hashes, and what made them."""
+    with session(log):
+        told = json.loads(spec)
+        caches.write_layout(tables, told["study"], told)
