@@ -18,6 +18,7 @@ from sight_beyond_text.commands.cache import cache
 from sight_beyond_text.commands.chat import chat
 from sight_beyond_text.commands.corrupt import corrupt
 from sight_beyond_text.commands.data import card, check_data, leaks
+from sight_beyond_text.commands.explore import explore, pictures
 from sight_beyond_text.commands.export import export
 from sight_beyond_text.commands.fetch import fetch
 from sight_beyond_text.commands.import_checkpoint import import_checkpoint
@@ -405,10 +406,12 @@ app.command()(card)
 app.command()(chat)
 app.command("check-data")(check_data)
 app.command()(corrupt)
+app.command()(explore)
 app.command()(export)
 app.command()(fetch)
 app.command("import")(import_checkpoint)
 app.command()(leaks)
+app.command()(pictures)
 app.command("lm-eval", context_settings=HANDED_ON)(lm_eval)
 app.add_typer(cache, name="cache")
 app.add_typer(score, name="score")

@@ -812,6 +812,18 @@ def compare_spec(study: Study) -> Spec:
     return Spec(study=study.name, subjects=gathered, claims=claims, published=published)
 
 
+def pictures_spec(study: Study) -> Spec:
+    """Which image benchmarks lend the explorer their pictures: folders by benchmark, and room."""
+    chosen = study.explorer
+    folders = {}
+    for name, benchmark in benchmarks(study, "image").items():
+        own = study.world is not None and benchmark["images"].startswith(f"{study.world}/")
+        wanted = own if chosen.images is None else chosen.images
+        if wanted and "corruption" not in benchmark:
+            folders[name] = benchmark["images"]
+    return Spec(folders=folders, pixels=chosen.image_pixels, mib=chosen.image_mib)
+
+
 def alignment_record(alignment: Spec) -> str:
     """Where an alignment's completion record lies."""
     return f"{ALIGNMENTS}/{alignment['id']}/train.json"

@@ -555,6 +555,22 @@ class Figures(Model):
     font_size: Annotated[float, Field(ge=4, le=24)] = Field(8.0, description="In points.")
 
 
+class Explorer(Model):
+    """What the explorer's page holds. Nothing here re-runs anything but drawing."""
+
+    images: bool | None = Field(
+        None,
+        description="Keep small copies of the image benchmarks' images in figures/data/, for the"
+        " page; null: those of the micro world alone. Photos need the right to be passed on.",
+    )
+    image_pixels: Annotated[int, Field(ge=16, le=1024)] = Field(
+        224, description="Longest side of a copy."
+    )
+    image_mib: Annotated[float, Field(gt=0, le=1024)] = Field(
+        4.0, description="Room for all copies; the first images of each benchmark come first."
+    )
+
+
 class Gpu(Model):
     """A GPU of the table that `hardware.gpu` names one of."""
 
@@ -694,6 +710,7 @@ class Study(Model):
         default_factory=list, description="Values that others reported, to stand beside ours."
     )
     figures: Figures = Field(default_factory=Figures, description="How figures look.")
+    explorer: Explorer = Field(default_factory=Explorer, description="The page of runs and items.")
     hardware: Hardware | None = Field(
         None, description="The GPU to foretell times and prices for; nothing hangs on it."
     )
