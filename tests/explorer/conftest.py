@@ -27,7 +27,7 @@ def chromium() -> tuple[str, str] | None:
 
 
 def start(profile: Path, width: int = 1280, height: int = 900, dark: bool = False):
-    """A browser with an empty profile, which logs the console and all that it asks a network for."""
+    """A browser with an empty profile; logs its console and all that it asks a network for."""
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
@@ -51,7 +51,7 @@ def start(profile: Path, width: int = 1280, height: int = 900, dark: bool = Fals
 
 @pytest.fixture(scope="session")
 def browsers(tmp_path_factory):
-    """Starts browsers (`start`'s options) that end with the tests; a second asking gives the same."""
+    """Gives browsers, by the options of `start`; they end with the tests."""
     pytest.importorskip("selenium", reason="selenium isn't installed: pip install -e '.[dev]'")
     if chromium() is None:
         pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")

@@ -73,9 +73,11 @@ def test_a_learning_rate_plans_only_its_tuning_and_what_follows(finished):
         "tune": 2,  # lora with each of the two sources
         "evaluate": 4,  # each on both suites
         "compare": 1,
+        "gather_pictures": 1,
         "seal_tables": 1,
         "draw_figure": FIGURES,
         "draw_table": 1,
+        "explore": 1,
     }
 
 
@@ -110,9 +112,9 @@ def test_a_benchmark_plans_no_training(finished):
 
 def test_another_study_shares_the_runs_of_the_first(finished):
     planned = finished.planned("--configfile", finished.study("shared", name="other"))
-    assert set(planned) == {
-        *("all", "check_inputs", "compare", "seal_tables", "draw_figure", "draw_table")
-    }
+    made = {"gather_pictures", "seal_tables"}
+    drawing = {"draw_figure", "draw_table", "explore"}
+    assert set(planned) == {"all", "check_inputs", "compare", *made, *drawing}
 
 
 def test_a_from_cache_that_is_no_boolean(finished):
@@ -177,7 +179,7 @@ def test_a_deleted_record_costs_no_second_training(finished, tmp_path):
 
 def test_cached_tables_redraw_everything_and_can_train_nothing(fresh):
     planned = fresh.planned("figures", "--config", "from_cache=true")
-    assert planned == {"figures": 1, "draw_figure": FIGURES, "draw_table": 1}
+    assert planned == {"figures": 1, "draw_figure": FIGURES, "draw_table": 1, "explore": 1}
     rules = fresh.snakemake("--list-rules", "--config", "from_cache=true").stdout
     assert "tune" not in rules and "align" not in rules and "evaluate" not in rules
 

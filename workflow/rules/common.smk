@@ -189,6 +189,12 @@ def tables():
     return [f"{TABLES}/{name}" for name in (*names, "over_seeds.csv", "intervals.csv")]
 
 
+def pictures():
+    """The pictures that the explorer shows; a cache of before there were any has none."""
+    path = f"{TABLES}/images.parquet"
+    return [path] if not FROM_CACHE or os.path.exists(path) else []
+
+
 def drawing(kind):
     """A figure's file of one kind; the report shows one of them."""
     path = f"{DRAWINGS}/{{figure}}.{kind}"
@@ -208,7 +214,8 @@ def drawn():
     files = [f"{DRAWINGS}/{name}.{kind}" for name in LISTED for kind in ("csv", "md", "tex")]
     files += [f"{RESULTS}/{name}.html" for name in LISTED]
     files += [f"{DRAWINGS}/{name}.{kind}" for name in FIGURES for kind in STUDY.figures.formats]
-    return files + [f"{RESULTS}/{name}.json" for name in (*FIGURES, *LISTED)]
+    files.append(f"{DRAWINGS}/explorer.html")
+    return files + [f"{RESULTS}/{name}.json" for name in (*FIGURES, *LISTED, "explorer")]
 
 
 def say(text):

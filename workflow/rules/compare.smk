@@ -31,6 +31,7 @@ rule seal_tables:
     """Writes the layout of the tables: their hashes, and what made them."""
     input:
         tables(),
+        pictures(),
     output:
         LAYOUT,
     log:
@@ -46,3 +47,25 @@ rule seal_tables:
         "Seal the tables of {STUDY.name}"
     shell:
         "sight cache seal {params.study:q} --tables {params.tables:q} --log {log:q}"
+
+
+rule gather_pictures:
+    """Keeps small copies of the image benchmarks' images, for the explorer."""
+    input:
+        f"{TABLES}/items.parquet",
+        benchmark_inputs("image"),
+    output:
+        f"{TABLES}/images.parquet",
+    log:
+        f"logs/studies/{STUDY.name}/gather_pictures.log",
+    benchmark:
+        f"logs/studies/{STUDY.name}/gather_pictures.benchmark.tsv"
+    conda:
+        "../../envs/draw.yaml"
+    params:
+        pictures=grid.pictures_spec(STUDY),
+        tables=lambda wildcards, output: os.path.dirname(output[0]),
+    message:
+        "Gather pictures for the explorer"
+    shell:
+        "sight pictures {params.pictures:q} --tables {params.tables:q} --log {log:q}"

@@ -60,3 +60,27 @@ rule draw_table:
     shell:
         "sight draw {wildcards.table} --tables {params.tables:q} --out {params.stem:q}"
         " --page {output.page:q} --record {output.record:q} --log {log:q}"
+
+
+rule explore:
+    """Writes the explorer, a page of runs and items; a big study's data go beside it."""
+    input:
+        tables(),
+        pictures(),
+    output:
+        page=f"{DRAWINGS}/explorer.html",
+        record=f"{RESULTS}/explorer.json",
+    log:
+        f"logs/studies/{STUDY.name}/explorer.log",
+    benchmark:
+        f"logs/studies/{STUDY.name}/explorer.benchmark.tsv"
+    conda:
+        "../../envs/draw.yaml"
+    params:
+        name=STUDY.name,
+        tables=lambda wildcards, input: os.path.dirname(input[0]),
+    message:
+        "Write the explorer"
+    shell:
+        "sight explore --tables {params.tables:q} --out {output.page:q} --name {params.name:q}"
+        " --record {output.record:q} --log {log:q}"
