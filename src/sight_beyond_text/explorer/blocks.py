@@ -51,4 +51,4 @@ def unpack(block: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _planes(values: np.ndarray) -> bytes:
     plain = np.ascontiguousarray(values.astype(TYPES[values.dtype.name]))
-    return plain.view(np.uint8).reshape(len(plain), -1).T.tobytes()
+    return plain.view(np.uint8).reshape(len(plain), plain.itemsize).T.tobytes()
