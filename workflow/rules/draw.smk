@@ -67,6 +67,7 @@ rule explore:
     input:
         tables(),
         pictures(),
+        ancient(LAYOUT),
     output:
         page=f"{DRAWINGS}/explorer.html",
         record=f"{RESULTS}/explorer.json",
