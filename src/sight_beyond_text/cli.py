@@ -369,7 +369,7 @@ def compare(
 
 @app.command()
 def draw(
-    figure: Annotated[str, typer.Argument(help="A figure's name, or main_table.")],
+    figure: Annotated[str, typer.Argument(help="A figure's name, main_table or claims_table.")],
     tables: Annotated[Path, typer.Option(help="Folder of the study's tables.")],
     out: Annotated[Path, typer.Option(help="Path of the files, without suffix.")],
     record: Record,
@@ -387,6 +387,10 @@ def draw(
             from sight_beyond_text.analysis.tables import write_main_table
 
             made = write_main_table(tables, out)
+        elif figure == "claims_table":
+            from sight_beyond_text.analysis.claims_table import write_claims_table
+
+            made = write_claims_table(tables, out)
         else:
             from sight_beyond_text.figures.draw import draw_figure
 

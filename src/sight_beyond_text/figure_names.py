@@ -85,6 +85,10 @@ def _radar(study: Study) -> str:
     return "" if axes >= RADAR_AXES else f"fewer than {RADAR_AXES} image scores"
 
 
+def _claims(study: Study) -> str:
+    return "" if study.claims else "no claims"
+
+
 def _corrupted(study: Study) -> str:
     asked = any(own.corruptions for own in study.evaluation.image.values())
     return "" if asked else "no corrupted images"
@@ -96,6 +100,7 @@ def _has_headline(study: Study) -> bool:
 
 
 FIGURES: dict[str, Callable[[Study], str]] = {
+    "claims": _claims,
     "truthfulness_ethics": _headline,
     "sources": _sources,
     "tunings": _shifts,

@@ -800,6 +800,7 @@ def compare_spec(study: Study) -> Spec:
     for name, claim in study.claims.items():
         kind, threshold = claim.threshold
         told = {"claim": name, **claim.model_dump(include={"text", "benchmark", "metric"})}
+        told["text"] = " ".join(claim.text.split())
         compared = [[known[run], known[other]] for run, other in pairs(study, claim)]
         claims.append({**told, "kind": kind, "threshold": threshold, "pairs": compared})
     published = [

@@ -14,6 +14,7 @@ from pathlib import Path
 from sight_beyond_text.study import Study
 
 FIGURES = {
+    "claims": ("Claims", "The study's claims, judged"),
     "truthfulness_ethics": ("Truthfulness and ethics", "Tuned against untuned"),
     "sources": ("Truthfulness and ethics", "What stood for the image"),
     "tunings": ("Truthfulness and ethics", "Ways of tuning"),

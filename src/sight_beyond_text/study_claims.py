@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from sight_beyond_text.analysis import names
 from sight_beyond_text.study_model import Model, Name
 
 if TYPE_CHECKING:
@@ -17,14 +18,6 @@ if TYPE_CHECKING:
 
 OWN_BASE = "base"
 """Word for the untuned base of each run."""
-ETHICS = (
-    "ethics_cm",
-    "ethics_justice",
-    "ethics_deontology",
-    "ethics_virtue",
-    "ethics_utilitarianism",
-)
-"""What the mean of ETHICS is of (as `analysis.names.ETHICS`, which needs pandas)."""
 KINDS = {"at_least": "superiority", "at_most": "inferiority", "within": "equivalence"}
 """How a claim is tested, by the key that states its threshold."""
 
@@ -210,8 +203,8 @@ def suites(study: Study) -> dict[str, list[str]]:
     for name, benchmark in study.evaluation.image.items():
         for kind, severity in benchmark.corruptions.pairs() if benchmark.corruptions else []:
             made[f"{name}-{kind}-{severity}"] = [name]
-    if set(ETHICS) <= set(text):
-        made["ethics"] = list(ETHICS)
+    if set(names.ETHICS) <= set(text):
+        made[names.MACRO] = list(names.ETHICS)
     for name, parts in (("text_mean", text), ("image_mean", image)):
         if parts:
             made[name] = parts
@@ -270,5 +263,5 @@ def misfits(study: Study) -> Iterator[tuple[Sequence[str | int], str]]:
 def _corrupted(study: Study) -> set[str]:
     """Names of corrupted twins: there may be hundreds."""
     return set(suites(study)) - {
-        *study.evaluation.text, *study.evaluation.image, "ethics", "text_mean", "image_mean"
+        *study.evaluation.text, *study.evaluation.image, names.MACRO, "text_mean", "image_mean"
     }  # fmt: skip

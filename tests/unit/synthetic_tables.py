@@ -83,6 +83,8 @@ def make_tables(
         effects=tidy.with_protocol(paired_effects(runs, items, draws=draws), scores),
         over_seeds=tidy.with_protocol(over_seeds(runs, items), scores),
         intervals=tidy.with_protocol(mean_interval(items, draws=draws), scores),
+        claims=tidy.empty("claims"),
+        published=tidy.empty("published"),
     )
 
 

@@ -14,7 +14,7 @@ from sight_beyond_text.study import Study, load, read
 @pytest.fixture(scope="module")
 def micro(repository) -> dict:
     values = yaml.safe_load((repository / "config.yaml").read_text())
-    return {key: value for key, value in values.items() if key != "from_cache"}
+    return {key: value for key, value in values.items() if key not in ("from_cache", "claims")}
 
 
 def changed(study: dict, **changes) -> Study:
@@ -50,6 +50,11 @@ def test_text_benchmarks_decide(micro, text, gone):
 def test_one_source_has_nothing_to_contrast(micro):
     study = changed(micro, sources={"visual": {}})
     assert figure_names.left_out(study)["sources"] == "only one source"
+
+
+def test_a_study_without_claims_has_no_figure_of_them(micro, repository):
+    assert figure_names.left_out(changed(micro))["claims"] == "no claims"
+    assert "claims" in figure_names.figures(read(repository / "config.yaml"))
 
 
 def test_corrupted_images_decide(micro):

@@ -36,7 +36,7 @@ LAYOUT = f"{TABLES}/{cache.FILE}"
 COMPARED = f"{RESULTS}/compare.json"
 CHECKED = f"{RESULTS}/inputs.ok"
 FIGURES = figure_names.figures(STUDY)
-LISTED = ["main_table"]
+LISTED = ["main_table", "claims_table"] if STUDY.claims else ["main_table"]
 # Captions and the front page of the HTML report read what they say here.
 config["report"] = reporting.Report(STUDY, TABLES, DRAWINGS)
 
@@ -186,7 +186,8 @@ def coco_options():
 def tables():
     """The study's tables, all that figures are drawn from."""
     names = ("runs.csv", "scores.csv", "items.parquet", "curves.csv", "effects.csv")
-    return [f"{TABLES}/{name}" for name in (*names, "over_seeds.csv", "intervals.csv")]
+    names += ("over_seeds.csv", "intervals.csv", "claims.csv", "published.csv")
+    return [f"{TABLES}/{name}" for name in names]
 
 
 def pictures():

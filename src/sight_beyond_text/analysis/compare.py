@@ -9,8 +9,10 @@ import pandas as pd
 import pyarrow as pa
 
 from sight_beyond_text.analysis import tidy
+from sight_beyond_text.analysis.claims import judged
 from sight_beyond_text.analysis.effects import effects_table, intervals_table, measure
 from sight_beyond_text.analysis.outcomes import Gatherer
+from sight_beyond_text.analysis.published import reported
 from sight_beyond_text.analysis.robustness import relative_robustness
 from sight_beyond_text.analysis.seeds import seeds_table
 from sight_beyond_text.analysis.tables import table_hashes
@@ -24,7 +26,8 @@ def compare(spec: dict, tables: str | Path, record: str | Path) -> None:
     """Writes all tables of a study.
 
     Args:
-        spec: `grid.compare_spec`: the subjects, each with its records and evaluation folders.
+        spec: `grid.compare_spec`: the subjects, each with its records and evaluation folders, the
+            claims, and what was published.
         tables: the folder that gets them.
         record: written last: the tables and their hashes.
 
@@ -65,6 +68,9 @@ def derive(
     }
     for table, frame in made.items():
         tidy.write_csv(tidy.with_protocol(frame, scores), tables / tidy.FILES[table])
+    verdicts = judged(told.get("claims", []), runs, measured, scores)
+    tidy.write_csv(verdicts, tables / tidy.FILES["claims"])
+    tidy.write_csv(reported(told.get("published", []), scores), tables / tidy.FILES["published"])
     (tables / ROBUSTNESS).unlink(missing_ok=True)
     if (scores["suite"] == "corrupted").any():
         tidy.write_csv(relative_robustness(scores), tables / ROBUSTNESS)

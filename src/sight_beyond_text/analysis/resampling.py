@@ -65,8 +65,8 @@ def _weights(names: np.ndarray, stream: str, draws: int) -> np.ndarray:
     return _FREQUENCIES[np.frombuffer(bits, "<u2").reshape(len(names), draws)]
 
 
-def bounds(boot: np.ndarray, df: float) -> tuple[float, float]:
-    """95 % interval: percentiles of the draws, further out where clusters are few.
+def bounds(boot: np.ndarray, df: float, level: float = LEVEL) -> tuple[float, float]:
+    """95 % interval (or of another level): percentiles, further out where clusters are few.
 
     With few clusters a percentile interval is too short, as a normal one is: it takes the spread
     for known. Moving the percentiles to where Student's t has its own mends that, and does nothing
@@ -76,6 +76,7 @@ def bounds(boot: np.ndarray, df: float) -> tuple[float, float]:
     Args:
         boot: Draws of one mean; NaN is left out.
         df: Degrees of freedom, clusters less one.
+        level: What it covers.
 
     Returns:
         NaN where there are no draws or no degrees of freedom.
@@ -83,7 +84,7 @@ def bounds(boot: np.ndarray, df: float) -> tuple[float, float]:
     boot = boot[~np.isnan(boot)]
     if not len(boot) or not df >= 1:
         return np.nan, np.nan
-    tail = (1 - LEVEL) / 2
+    tail = (1 - level) / 2
     outer = stats.norm.cdf(stats.t.ppf(tail, df) * np.sqrt((df + 1) / df))
     low, high = np.quantile(boot, [outer, 1 - outer])
     return clean(low), clean(high)

@@ -108,33 +108,32 @@ def seeds_table(runs: pd.DataFrame, measured: Measured) -> pd.DataFrame:
     return adjusted(as_table("over_seeds", rows))
 
 
-def t_interval(by_seed: np.ndarray, residuals: np.ndarray, df: float) -> tuple[float, float, float]:
-    """95 % interval of a mean over seeds, and p of its being zero.
+def t_interval(
+    by_seed: np.ndarray, residuals: np.ndarray, df: float, level: float = LEVEL
+) -> tuple[float, float, float]:
+    """95 % interval of a mean over seeds, or one of another level, and p of its being zero.
 
     Args:
         by_seed: Each seed's mean, (seeds,), at least two.
         residuals: What clusters of items add to each seed's mean beyond their share, squares
             summing to its variance (`estimates.Estimates.residuals`), (clusters, seeds).
         df: Degrees of freedom over clusters.
+        level: What the interval covers.
 
     Returns:
         (low, high, p); NaN where there is only one cluster.
     """
     seeds = len(by_seed)
     mean = float(by_seed.mean())
-    own = residuals.mean(axis=1)
-    items = float(np.sum(own**2))
+    items, between, _ = variances(by_seed, residuals)
     if not (df >= 1 and np.isfinite(items)):
         return np.nan, np.nan, np.nan
-    shared = float(np.sum((residuals - own[:, None]) ** 2)) / (seeds * (seeds - 1))
-    # Seeds can't differ less than not at all.
-    between = max(0.0, float(by_seed.var(ddof=1)) / seeds - shared)
 
     def half_width(level: float) -> float:
         quantiles = stats.t.isf((1 - level) / 2, [df, seeds - 1])
         return float(np.sqrt(quantiles**2 @ [items, between]))
 
-    half = half_width(LEVEL)
+    half = half_width(level)
     if abs(mean) < 1e-12:
         p = 1.0
     elif items + between < 1e-24:
@@ -144,6 +143,20 @@ def t_interval(by_seed: np.ndarray, residuals: np.ndarray, df: float) -> tuple[f
     else:
         p = 1 - float(optimize.brentq(lambda level: half_width(level) - abs(mean), 0, 1 - 1e-12))
     return clean(mean - half), clean(mean + half), p
+
+
+def variances(by_seed: np.ndarray, residuals: np.ndarray) -> tuple[float, float, float]:
+    """Of a mean over seeds: its variance over items, that between seeds beyond it, and the part of
+    the first that is of single seeds and items, so that more seeds lessen it as well.
+
+    Arguments as in `t_interval`.
+    """
+    seeds = len(by_seed)
+    own = residuals.mean(axis=1)
+    shared = float(np.sum((residuals - own[:, None]) ** 2)) / (seeds * (seeds - 1))
+    # Seeds can't differ less than not at all.
+    between = max(0.0, float(by_seed.var(ddof=1)) / seeds - shared)
+    return float(np.sum(own**2)), between, shared
 
 
 def _labels(runs: pd.DataFrame) -> dict[str, str]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from sight_beyond_text.analysis import names, tidy
+from sight_beyond_text.analysis.markup import latex, markdown
 from sight_beyond_text.analysis.tidy import Tables, atomic_path, read_tables
 from sight_beyond_text.errors import UserError
 
@@ -15,21 +16,6 @@ PARTS = ("value", "half_width", "best", "differs")
 
 _LEFT_OUT = frozenset((*names.ETHICS, *names.MEANS.values()))
 _FIRST = (*names.HEADLINE, "mmlu", "gsm8k", "mathqa", "boolq", "squadv2", "vqa", "pope", "captions")
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}
 
 
 def main_table(tables: Tables) -> pd.DataFrame:
@@ -115,7 +101,7 @@ def to_markdown(table: pd.DataFrame, caption: str = "") -> str:
     """The main table in GitHub's Markdown, the caption below."""
     heads = [*table.index.names, *_titles(table)]
     lines = [
-        "| " + " | ".join(_markdown(head) for head in heads) + " |",
+        "| " + " | ".join(markdown(head) for head in heads) + " |",
         "|" + "|".join([":--"] * table.index.nlevels + ["--:"] * len(_titles(table))) + "|",
     ]
     for keys, row in _iterate(table):
@@ -124,8 +110,8 @@ def to_markdown(table: pd.DataFrame, caption: str = "") -> str:
             text, mark = _cell(row[title], " ± ")
             bold = row[title]["best"] and text != "–"
             cells.append((f"**{text}**" if bold else text) + ("\\*" if mark else ""))
-        lines.append("| " + " | ".join([*(_markdown(key) for key in keys), *cells]) + " |")
-    return "\n".join(lines) + "\n" + (f"\n{_markdown(caption)}\n" if caption else "")
+        lines.append("| " + " | ".join([*(markdown(key) for key in keys), *cells]) + " |")
+    return "\n".join(lines) + "\n" + (f"\n{markdown(caption)}\n" if caption else "")
 
 
 def to_latex(table: pd.DataFrame, caption: str = "", label: str = "tab:main") -> str:
@@ -139,7 +125,7 @@ def to_latex(table: pd.DataFrame, caption: str = "", label: str = "tab:main") ->
         r"\setlength{\tabcolsep}{3pt}",
         rf"\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
         r"\toprule",
-        " & ".join([*map(_latex, table.index.names), *map(_stacked, titles)]) + r" \\",
+        " & ".join([*map(latex, table.index.names), *map(_stacked, titles)]) + r" \\",
         r"\midrule",
     ]
     previous = None
@@ -154,10 +140,10 @@ def to_latex(table: pd.DataFrame, caption: str = "", label: str = "tab:main") ->
             text = text.replace("–", "--")
             bold = row[title]["best"] and text != "--"
             cells.append((rf"\textbf{{{text}}}" if bold else text) + ("$^{*}$" if mark else ""))
-        lines.append(" & ".join([*(_latex(key) for key in shown), *cells]) + r" \\")
+        lines.append(" & ".join([*(latex(key) for key in shown), *cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     if caption:
-        lines.append(rf"\caption{{{_latex(caption)}}}")
+        lines.append(rf"\caption{{{latex(caption)}}}")
     return "\n".join([*lines, rf"\label{{{label}}}", r"\end{table*}"]) + "\n"
 
 
@@ -284,17 +270,7 @@ def _cell(cell: pd.Series, between: str) -> tuple[str, bool]:
     return text, bool(cell["differs"])
 
 
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text).replace("±", r"$\pm$")
-
-
 def _stacked(title: str) -> str:
     """A column's head on two lines, the benchmark's name above."""
-    lines = r"\\".join(_latex(part) for part in title.split(" ", 1))
+    lines = r"\\".join(latex(part) for part in title.split(" ", 1))
     return rf"\shortstack[r]{{{lines}}}"
-
-
-def _markdown(text: str) -> str:
-    for character in "\\|*_<`":
-        text = text.replace(character, "\\" + character)
-    return text

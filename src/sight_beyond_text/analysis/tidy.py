@@ -127,6 +127,37 @@ INTERVALS = {
     "high": "float",
     "n": "integer",
 }
+CLAIMS = {
+    "claim": "text",
+    "text": "text",
+    "verdict": "text",
+    "kind": "text",
+    "threshold": "float",
+    "difference": "float",
+    "low": "float",
+    "high": "float",
+    "p": "float",
+    "p_holm": "float",
+    "suite": "text",
+    "benchmark": "text",
+    "metric": "text",
+    "protocol": "text",
+    "pairs": "integer",
+    "pairs_alone": "integer",
+    "seeds": "integer",
+    "n": "integer",
+    "n_clusters": "integer",
+    "needed_items": "integer",
+    "needed_seeds": "integer",
+    "reason": "text",
+}
+PUBLISHED = {
+    "run": "text",
+    "benchmark": "text",
+    "metric": "text",
+    "value": "float",
+    "source": "text",
+}
 """Columns of each table, in order, with their types (text, integer, float, boolean)."""
 
 FILES = {
@@ -137,6 +168,8 @@ FILES = {
     "effects": "effects.csv",
     "over_seeds": "over_seeds.csv",
     "intervals": "intervals.csv",
+    "claims": "claims.csv",
+    "published": "published.csv",
 }
 SCHEMAS = {
     "runs": RUNS,
@@ -146,6 +179,8 @@ SCHEMAS = {
     "effects": EFFECTS,
     "over_seeds": OVER_SEEDS,
     "intervals": INTERVALS,
+    "claims": CLAIMS,
+    "published": PUBLISHED,
 }
 KEYS = {
     "runs": ["run"],
@@ -158,6 +193,8 @@ KEYS = {
         *("suite", "benchmark", "metric"),
     ],
     "intervals": ["run", "suite", "benchmark", "metric"],
+    "claims": ["claim"],
+    "published": ["run", "benchmark", "metric"],
 }
 """What may occur only once in a table."""
 
@@ -181,6 +218,8 @@ class Tables:
         effects: Paired differences between runs.
         over_seeds: Those differences averaged over seeds; empty where the study has one seed.
         intervals: Each run's own mean with its 95 % interval, ETHICS as a whole included.
+        claims: What the study claims, and the verdicts; empty where it states nothing.
+        published: Values that others reported, in the metric's own unit.
     """
 
     runs: pd.DataFrame
@@ -190,6 +229,8 @@ class Tables:
     effects: pd.DataFrame
     over_seeds: pd.DataFrame
     intervals: pd.DataFrame
+    claims: pd.DataFrame
+    published: pd.DataFrame
 
 
 def empty(table: str) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from sight_beyond_text.analysis.tables import table_hashes
 from sight_beyond_text.analysis.tidy import Tables, read_tables
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.figures import (
+    claims,
     image_benchmarks,
     price,
     robustness,
@@ -21,6 +22,7 @@ from sight_beyond_text.figures import (
 from sight_beyond_text.figures.style import FORMATS, FigureStyle, save
 
 FIGURES = {
+    "claims": claims,
     "truthfulness_ethics": truthfulness_ethics,
     "sources": sources,
     "tunings": tunings,
