@@ -65,6 +65,32 @@ def test_a_figure_colour_plans_only_drawing(finished):
     assert finished.planned("--configfile", changed) == {"all": 1, "draw_figure": FIGURES}
 
 
+def test_a_claim_plans_only_comparing_and_drawing(finished):
+    claim = {
+        "text": "Images raise VQA",
+        "benchmark": "vqa",
+        "runs": {"source": "visual"},
+        "over": {"source": "text"},
+    }
+    planned = finished.planned("--configfile", finished.study("claim", claims={"images": claim}))
+    assert planned["compare"] == planned["seal_tables"] == 1
+    assert set(planned) <= {
+        *("all", "compare", "seal_tables", "gather_pictures", "draw_figure", "draw_table"),
+        "explore",
+    }
+
+
+def test_the_layout_of_the_tables_is_made_and_waited_for(finished):
+    layout = "figures/data/tiny/layout.json"
+    assert (finished.folder / layout).is_file()
+    study = ("--configfile", finished.study("tiny"))
+    asked = finished.planned(layout, *study, "--forcerun", "seal_tables")
+    assert asked == {"seal_tables": 1}
+    # Figures hang on the tables, not on when they were sealed.
+    asked = finished.planned("figures", *study, "--forcerun", "seal_tables")
+    assert asked.get("draw_figure", 0) == 0 and "compare" not in asked
+
+
 def test_a_learning_rate_plans_only_its_tuning_and_what_follows(finished):
     changed = finished.study("rate", tunings__lora__learning_rate=1e-3)
     planned = finished.planned("--configfile", changed)

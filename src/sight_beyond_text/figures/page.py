@@ -14,10 +14,10 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <title>{title}</title>
 <style>
-body {{ font: 14px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 1.5rem; }}
+body {{ font: 12px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 1.5rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 thead th {{ border-top: 2px solid; border-bottom: 1px solid; vertical-align: bottom; }}
-th, td {{ padding: .2rem .6rem; }}
+th, td {{ padding: .15rem .45rem; }}
 td {{ white-space: nowrap; }}
 tbody tr:nth-child(even) {{ background: #f4f4f4; }}
 tbody tr:last-child td {{ border-bottom: 2px solid; }}
