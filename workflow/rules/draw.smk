@@ -69,7 +69,12 @@ rule explore:
         pictures(),
         ancient(LAYOUT),
     output:
-        page=f"{DRAWINGS}/explorer.html",
+        page=report(
+            f"{DRAWINGS}/explorer.html",
+            caption="../report/explorer.rst",
+            category="Explorer",
+            labels={"page": "Runs, and items that flipped"},
+        ),
         record=f"{RESULTS}/explorer.json",
     log:
         f"logs/studies/{STUDY.name}/explorer.log",
