@@ -165,8 +165,10 @@ def test_runs_that_contradict_each_other_are_named(folder) -> None:
     scores = tidy.read_table(folder, "scores")
     lost = (scores["run"] == runs["run"].iloc[0]) & (scores["benchmark"] == "boolq")
     tidy.write_csv(scores[~lost], folder / "scores.csv")
+    (folder / "images.parquet").write_bytes(b"PAR1")
     cache.write_layout(folder, "micro")
     lines = cache.problems(folder)
+    assert any("images.parquet" in line for line in lines)
     for table in ("scores.csv", "items.parquet", "effects.csv", "intervals.csv", "curves.csv"):
         assert any(table in line and gone in line for line in lines), table
     assert any("items.parquet" in line and "boolq" in line for line in lines)

@@ -51,7 +51,7 @@ def test_the_report_holds_all_with_its_caption(repository, drawn, monkeypatch) -
         assert f"figures/micro/{name}.svg" in results
         assert not {f"figures/micro/{name}.{kind}" for kind in ("png", "pdf")} & set(results)
     categories = embedded(page, "categories")
-    assert {"Figures", "Tables"} <= set(categories)
+    assert set(categories) == {"Figures", "Tables", "Claims", "Explorer"}
     assert set(categories["Figures"]) == {reporting.FIGURES[name][0] for name in figures}
     front = embedded(page, "workflow_desc")
     assert "Study micro" in front and "20 tuned, 2 untuned" in front and "truthfulqa_mc2" in front

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from sight_beyond_text.analysis import tidy
 from sight_beyond_text.errors import UserError
+from sight_beyond_text.explorer.pictures import read_pictures
 
 _MOST = 3
 """So many examples are named in a line."""
@@ -32,6 +33,10 @@ def contradictions(folder: str | Path) -> list[str]:
             )
         except UserError as error:
             lines.append(str(error))
+    try:
+        read_pictures(folder)
+    except UserError as error:
+        lines.append(str(error))
     if "runs" not in frames:
         return lines
     known = set(frames["runs"]["run"])
