@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sight_beyond_text import grid
+from sight_beyond_text.claim_power import decidable
 from sight_beyond_text.costs import Foreteller
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.power import (
@@ -37,8 +38,8 @@ def plan(study: Study, discordance: float = DISCORDANCE) -> dict:
         Plain data: `runs` and `alignments` (each with what `costs.Foreteller.costs` says), `left`
         (sums over what isn't trained yet, and how many trainings each sum couldn't count),
         `evaluations` with theirs, `left_to_score`, `fetching` (bytes that are still to come, and
-        room needed meanwhile), `effects` (`power.smallest_effects`), `missing` inputs, and the rest
-        of the grid.
+        room needed meanwhile), `effects` (`power.smallest_effects`), `claims`
+        (`claim_power.decidable`), `missing` inputs, and the rest of the grid.
     """
     kept, pruned = study.cells()
     foreteller = Foreteller(study)
@@ -58,6 +59,7 @@ def plan(study: Study, discordance: float = DISCORDANCE) -> dict:
         for seed in study.seeds
     ]
     resources, evaluations = _resources(study), _evaluations(study, foreteller)
+    effects = smallest_effects(study, discordance)
     to_score = [row for row in evaluations if not row["done"]]
     return {
         "study": study.name,
@@ -71,7 +73,8 @@ def plan(study: Study, discordance: float = DISCORDANCE) -> dict:
             "evaluations": len(to_score),
             **_sums(to_score, ("items", "corrupted", "flops", "gpu_hours", "price")),
         },
-        "effects": smallest_effects(study, discordance),
+        "effects": effects,
+        "claims": decidable(study, effects),
         "assumed": {
             "level": LEVEL,
             "power": POWER,
@@ -204,6 +207,7 @@ def as_table(planned: dict, costs: bool = False) -> str:
     others = ", ".join(planned["bases"] + planned["references"])
     lines.append(f"Evaluated without tuning: {others}")
     lines += _told_effects(planned)
+    lines += _told_claims(planned)
     return "\n".join(lines)
 
 
@@ -255,6 +259,43 @@ def _told_effects(planned: dict) -> list[str]:
         + seeds,
     ]
 
+
+def _told_claims(planned: dict) -> list[str]:
+    """What each claim takes to be decided."""
+    rows, assumed = planned["claims"], planned["assumed"]
+    if not rows:
+        return []
+
+    def decided(row: dict) -> str:
+        if row["distance"] is None:
+            return "-"
+        if row["kind"] == "equivalence":
+            return f"{'yes' if row['decides'] else 'no'}, margins from {row['distance']:.1f}"
+        low, high = (row["threshold"] + sign * row["distance"] for sign in (-1, 1))
+        return f"below {low:.1f}, above {high:.1f}"
+
+    columns: dict[str, Callable[[dict], str]] = {
+        "claim": lambda row: row["claim"],
+        "benchmark": lambda row: row["benchmark"],
+        "claimed": lambda row: _CLAIMED[row["kind"]].format(row["threshold"]),
+        "pairs": lambda row: _whole(row["pairs"]),
+        "decided": decided,
+        "from": lambda row: row["from"] or "-",
+    }
+    return [
+        f"Claims: {len(rows)}",
+        *_laid_out(columns, rows),
+        "decided: true differences in points, of equivalence the margins, that are decided with a"
+        f" power of {assumed['power']:.0%}; measured: by the claim's own interval; else by that of"
+        " one pair, at most",
+    ]
+
+
+_CLAIMED = {
+    "superiority": "at least {:g}",
+    "inferiority": "at most {:g}",
+    "equivalence": "within {:g}",
+}
 
 _UNBOUNDED = ("CIDEr", "SPICE", "exact", "f1")
 """Metrics that aren't shares of one."""
