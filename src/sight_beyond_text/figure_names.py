@@ -94,6 +94,10 @@ def _corrupted(study: Study) -> str:
     return "" if asked else "no corrupted images"
 
 
+def _published(study: Study) -> str:
+    return "" if study.published else "no published values"
+
+
 def _has_headline(study: Study) -> bool:
     text = set(study.evaluation.text)
     return bool(text & {"truthfulqa_mc1", "truthfulqa_mc2"}) or text.issuperset(names.ETHICS)
@@ -102,11 +106,17 @@ def _has_headline(study: Study) -> bool:
 FIGURES: dict[str, Callable[[Study], str]] = {
     "claims": _claims,
     "truthfulness_ethics": _headline,
+    "effects": _headline,
     "sources": _sources,
     "tunings": _shifts,
+    "kinds": _kinds,
     "price": _others,
+    "mmlu_groups": _mmlu,
+    "ethics_subsets": _ethics,
     "image_benchmarks": _images,
+    "radar": _radar,
     "robustness": _corrupted,
+    "corruption_curves": _corrupted,
     "training_curves": _nothing,
 }
 """Every figure in the order in which it is shown, with what says what a study lacks for it."""

@@ -5,6 +5,7 @@ import itertools
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sight_beyond_text.analysis import tidy
@@ -12,6 +13,7 @@ from sight_beyond_text.analysis.robustness import relative_robustness
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.evaluation.corruptions import KINDS
 from sight_beyond_text.figures.draw import FIGURES, draw_figure
+from sight_beyond_text.figures.effects import MEAN, MOST
 from sight_beyond_text.figures.price import signed
 from sight_beyond_text.figures.style import PALETTE, FigureStyle
 from sight_beyond_text.figures.training_curves import smoothed
@@ -19,6 +21,11 @@ from sight_beyond_text.figures.training_curves import smoothed
 from .synthetic_tables import make_tables, write_tables
 
 SIX = ("LLaMA-7B", "Vicuna-7B v1.3", "OpenLLaMA-3B", "Alpaca-3B", "LLaMA2-7B", "LLaMA2-chat-7B")
+KINDS_OF = {"pictures of talk": "conversation", "pictures of detail": "detail"}
+"""Sources of some kinds of instruction only."""
+
+GROUPS = ("humanities", "social_sciences", "stem", "other")
+
 STUDIES = {
     "default": {},
     "reference": {"reference": True},
@@ -27,7 +34,18 @@ STUDIES = {
     "one run": {"bases": ("m",), "sources": ("visual",), "tunings": ("lora",)},
     "corrupted": {"corrupted": KINDS},
     "two sources": {"sources": ("visual", "text"), "tunings": ("full",)},
+    "kinds": {"sources": ("visual", "text", *KINDS_OF), "tunings": ("full", "lora")},
 }
+
+
+def _more(tables: tidy.Tables) -> tidy.Tables:
+    """With MMLU's groups, and with kinds of instruction for the sources that say so."""
+    kinds = tables.runs["source"].map(KINDS_OF).fillna(tables.runs["instruction_kinds"])
+    mmlu = tables.effects[(tables.effects["benchmark"] == "mmlu")]
+    groups = [mmlu.assign(metric=f"acc_{group}") for group in GROUPS]
+    effects = pd.concat([tables.effects, *groups], ignore_index=True)
+    runs = tables.runs.assign(instruction_kinds=kinds)
+    return dataclasses.replace(tables, runs=runs, effects=effects)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +54,7 @@ def studies():
 
     def study(name: str) -> tidy.Tables:
         if name not in made:
-            made[name] = make_tables(scale=0.1, draws=20, **STUDIES[name])
+            made[name] = _more(make_tables(scale=0.1, draws=20, **STUDIES[name]))
         return made[name]
 
     return study
@@ -76,6 +94,7 @@ def assert_headings_are_apart(figure):
         ("three seeds", 6.75),
         ("one run", 6.75),
         ("two sources", 3.3),
+        ("kinds", 3.3),
     ],
 )
 def test_every_figure_fits_every_study(studies, study, name, width):
@@ -110,6 +129,113 @@ def test_dots_lie_where_the_table_says(studies):
     assert sorted(drawn) == pytest.approx(expected)
 
 
+def test_kinds_stand_beside_each_other(studies):
+    figure = FIGURES["kinds"].draw(studies("kinds"), FigureStyle())
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == ["all, visual", "all, text", "conversation", "detail"]
+
+
+def test_mmlu_has_a_column_for_each_group(studies):
+    figure = FIGURES["mmlu_groups"].draw(studies("default"), FigureStyle())
+    titles = [text.get_text() for ax in figure.axes[:4] for text in ax.texts]
+    assert titles == ["Humanities", "Social sciences", "STEM", "Other"]
+
+
+def test_forest_shows_each_pair_and_the_mean_of_a_contrast(studies):
+    tables = studies("two sources")
+    figure = FIGURES["effects"].draw(tables, FigureStyle())
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == [
+        "micro-base, full, visual",
+        "micro-base, full, text",
+        "micro-chat, full, visual",
+        "micro-chat, full, text",
+        "mean",
+    ]
+    effects = tables.effects[tables.effects["contrast"] == "tuned - base"]
+    own = effects[effects["benchmark"] == "truthfulqa_mc2"]
+    x = [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_marker() == "D"]
+    assert x == pytest.approx([100 * own["difference"].mean()])
+    mean = figure.axes[1].collections[0].get_segments()[-1]
+    assert mean[:, 0] == pytest.approx([100 * own["low"].mean(), 100 * own["high"].mean()])
+
+
+def test_a_forest_of_many_pairs_shows_means_by_base(studies):
+    figure = FIGURES["effects"].draw(studies("six bases"), FigureStyle())
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == [f"{base}, mean" for base in sorted(SIX)] + ["mean"]
+    assert len(rows) * 7 < MOST
+
+
+def test_several_seeds_are_shown_by_their_mean(studies):
+    tables = studies("three seeds")
+    own = tables.effects[tables.effects["contrast"] == "tuned - base"]
+    cell = ["contrast", "base", "source", "tuning", "suite", "benchmark", "metric", "protocol"]
+    means = own.groupby(cell, as_index=False)[["value", "difference", "low", "high"]].mean()
+    means = means.assign(instruction_kinds="all", other="untuned", seeds=3, p_holm=0.01, n=9)
+    tables = dataclasses.replace(tables, over_seeds=means.reindex(columns=list(tidy.OVER_SEEDS)))
+    for name in ("tunings", "ethics_subsets"):
+        figure = FIGURES[name].draw(tables, FigureStyle())
+        # Three sources in three tunings, and the frozen one.
+        assert len(_dots(figure.axes[0])) == 10
+        assert all(dot.get_markerfacecolor() != "white" for dot in _dots(figure.axes[0]))
+
+
+def test_radar_scales_each_axis_alike_in_all_panels(studies):
+    tables = studies("default")
+    figure = FIGURES["radar"].draw(tables, FigureStyle())
+    key = figure.get_supxlabel().replace("\u00a0", " ")
+    assert re.search(r"VQA \d+–\d+ % \(n = 15\); POPE .* Captions CIDEr \d+–\d+ \(n = 6\)", key)
+    for ax in figure.axes:
+        drawn = [line for line in ax.lines if line.get_marker() in ("o", "s", "^")]
+        assert len(drawn) == 10
+        radius = np.concatenate([np.hypot(*line.get_data()) for line in drawn])
+        assert radius.min() >= 0.2 - 1e-9 and radius.max() <= 1 + 1e-9
+
+
+def test_two_image_scores_make_no_radar(studies):
+    tables = studies("default")
+    scores = tables.scores[tables.scores["benchmark"] != "captions"]
+    tables = dataclasses.replace(tables, scores=scores, intervals=tidy.empty("intervals"))
+    assert FIGURES["radar"].needs(tables) == (
+        "A radar takes at least 3 image scores; this study has 2"
+    )
+
+
+def test_corruption_curves_begin_at_the_clean_score(studies):
+    tables = studies("corrupted")
+    figure = FIGURES["corruption_curves"].draw(tables, FigureStyle())
+    assert_nothing_is_cut_off(figure)
+    runs = tables.runs.set_index("run")
+    scores = tables.scores.assign(
+        base=tables.scores["run"].map(runs["base"]), source=tables.scores["run"].map(runs["source"])
+    )
+    own = scores[(scores["base"] == "micro-base") & (scores["source"] == "visual")]
+    clean = own[(own["benchmark"] == "vqa")]["value"].mean()
+    worst = own[own["benchmark"].str.match("vqa-.*-5")]["value"].mean()
+    line = figure.axes[0].lines[0]
+    assert line.get_xdata().tolist() == [0, 1, 3, 5]
+    assert line.get_ydata()[[0, -1]] == pytest.approx([100 * clean, 100 * worst])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_missing_scores_and_ties_still_draw(studies, name):
+    tables = studies("default")
+    gone = tables.runs["run"].iloc[2]
+
+    def without(frame):
+        return frame[~((frame["run"] == gone) & frame["benchmark"].isin(["vqa", "truthfulqa_mc2"]))]
+
+    tied = tables.effects.assign(difference=0.0, low=0.0, high=0.0, p=1.0, p_holm=np.nan)
+    tables = dataclasses.replace(
+        tables,
+        scores=without(tables.scores),
+        intervals=without(tables.intervals).assign(low=np.nan, high=np.nan),
+        effects=without(tied),
+    )
+    assert_nothing_is_cut_off(FIGURES[name].draw(tables, FigureStyle()))
+
+
 @pytest.mark.parametrize("width", [3.3, 6.75])
 def test_robustness_is_that_of_the_table(studies, width):
     tables = studies("corrupted")
@@ -132,17 +258,24 @@ def _dots(ax):
     return [line for line in ax.lines if line.get_marker() in ("o", "s", "^")]
 
 
-def test_a_dot_is_filled_only_where_the_interval_excludes_zero(studies):
+@pytest.mark.parametrize("name", ["sources", "tunings", "effects", "ethics_subsets"])
+def test_a_dot_is_filled_only_where_holm_says_so(studies, name):
     tables = studies("default")
-    effects = tables.effects.copy()
-    effects["low"], effects["high"] = effects["difference"] - 1, effects["difference"] + 1
-    figure = FIGURES["sources"].draw(dataclasses.replace(tables, effects=effects), FigureStyle())
-    dots = [line for ax in figure.axes for line in ax.lines if len(line.get_xdata()) == 1]
-    assert dots and all(dot.get_markerfacecolor() == "white" for dot in dots)
+    for p, filled in ((0.2, False), (0.01, True)):
+        # The unadjusted p and the interval say the opposite.
+        effects = tables.effects.assign(p_holm=p, p=1 - p, low=0.1, high=0.2)
+        figure = FIGURES[name].draw(dataclasses.replace(tables, effects=effects), FigureStyle())
+        dots = [line for ax in figure.axes for line in ax.lines if line.get_marker() in "os^vD"]
+        pairs = [dot for dot in dots if dot.get_color() != MEAN]
+        assert pairs
+        assert all((dot.get_markerfacecolor() != "white") == filled for dot in pairs)
 
 
 def test_heat_map_shows_every_change_and_is_centred(studies):
     tables = studies("default")
+    effects = tables.effects
+    effects = effects.assign(p_holm=np.where(effects["difference"].abs() > 0.1, 0.01, 0.9))
+    tables = dataclasses.replace(tables, effects=effects)
     figure = FIGURES["price"].draw(tables, FigureStyle())
     heat = [ax.collections[0] for ax in figure.axes[:2]]
     for mesh in heat:
@@ -151,13 +284,14 @@ def test_heat_map_shows_every_change_and_is_centred(studies):
     effects = tables.effects[tables.effects["contrast"] == "tuned - base"]
     others = effects[
         (effects["suite"] == "text")
-        & (effects["benchmark"] != "ethics")
+        & ~effects["metric"].str.startswith("acc_")
+        & ~effects["benchmark"].isin(["ethics", "text_mean"])
         & ~effects["benchmark"].str.startswith("truthfulqa")
     ]
     np.testing.assert_allclose(shown, np.sort(100 * others["difference"].to_numpy()), atol=1e-9)
     texts = [text.get_text() for ax in figure.axes[:2] for text in ax.texts]
     stars = sum(text.endswith("*") for text in texts)
-    assert stars == ((others["low"] > 0) | (others["high"] < 0)).sum()
+    assert 0 < stars == (others["p_holm"] < 0.05).sum()
 
 
 @pytest.mark.parametrize(
@@ -191,6 +325,12 @@ def bare(tables: tidy.Tables, *names: str) -> tidy.Tables:
         ("image_benchmarks", "No image benchmarks in this study"),
         ("training_curves", "No training curves in this study"),
         ("robustness", "No corrupted images in this study"),
+        ("corruption_curves", "No corrupted images in this study"),
+        ("kinds", "All runs of this study learned from the same kinds of instruction"),
+        ("mmlu_groups", "No run in this study has its untuned base scored beside it"),
+        ("ethics_subsets", "No run in this study has its untuned base scored beside it"),
+        ("radar", "No tuned runs with image benchmarks in this study"),
+        ("effects", "No two runs in this study are compared"),
     ],
 )
 def test_an_empty_study_gives_a_notice(studies, name, said):

@@ -11,25 +11,37 @@ from sight_beyond_text.analysis.tidy import Tables, read_tables
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.figures import (
     claims,
+    corruption_curves,
+    effects,
+    ethics_subsets,
     image_benchmarks,
+    kinds,
+    mmlu_groups,
     price,
+    radar,
     robustness,
     sources,
     training_curves,
     truthfulness_ethics,
     tunings,
 )
-from sight_beyond_text.figures.style import FORMATS, FigureStyle, save
+from sight_beyond_text.figures.style import FORMATS, FigureStyle, save, settle
 
 FIGURES = {
     "claims": claims,
     "truthfulness_ethics": truthfulness_ethics,
+    "effects": effects,
     "sources": sources,
     "tunings": tunings,
+    "kinds": kinds,
     "price": price,
+    "mmlu_groups": mmlu_groups,
+    "ethics_subsets": ethics_subsets,
     "image_benchmarks": image_benchmarks,
-    "training_curves": training_curves,
+    "radar": radar,
     "robustness": robustness,
+    "corruption_curves": corruption_curves,
+    "training_curves": training_curves,
 }
 """Every figure by name; each module has `draw`, `needs` and `CAPTION`."""
 
@@ -68,8 +80,10 @@ def draw_figure(
         raise UserError(f"figure {name}: asked for {asked}; formats are {', '.join(FORMATS)}")
     look = FigureStyle.from_dict(style)
     tables = read_tables(tables_dir, items=False)
+    look = look.telling_apart([*tables.runs["source"], *tables.runs["tuning"]])
     module = FIGURES[name]
     figure = module.draw(tables, look)
+    settle(figure, look)
     paths = [Path(f"{out_stem}.{kind}") for kind in formats]
     for path in paths:
         save(figure, path, look)

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from sight_beyond_text.analysis import names
-from sight_beyond_text.figures.style import MARKERS, FigureStyle, new_figure
+from sight_beyond_text.figures.style import FigureStyle, new_figure
 
 GREY = "#595959"
 BAND = 0.13
@@ -88,13 +88,13 @@ def dot_grid(
             here = data[(data["panel"] == panel) & (data["column"] == column.key)]
             _draw_dots(ax, here, layouts[panel], style, unit)
             _dress(ax, layouts[panel], groups)
-            ax.xaxis.set_major_locator(_ticks(style, len(columns)))
+            ax.xaxis.set_major_locator(ticks(style, len(columns)))
             if row == 0:
                 _title(ax, column, tight, style)
             last = row == len(panels) - 1
             ax.tick_params(axis="x", labelbottom=last)
             if last and not same:
-                ax.set_xlabel(_broken(column.xlabel, " (", tight))
+                ax.set_xlabel(broken(column.xlabel, " (", tight))
             if place:
                 ax.tick_params(axis="y", labelleft=False)
             else:
@@ -133,7 +133,7 @@ def hue_handles(hues: Mapping[str, str], style: FigureStyle) -> list[Line2D]:
             [],
             [],
             color=style.colour(key),
-            marker=MARKERS.get(key, "o"),
+            marker=style.marker(key),
             markersize=4,
             linewidth=1.1,
             label=label,
@@ -163,7 +163,7 @@ def hollow_handle() -> Line2D:
         markerfacecolor="white",
         markeredgewidth=0.9,
         linewidth=1.1,
-        label="interval includes 0",
+        label="p ≥ 0.05 (Holm)",
     )
 
 
@@ -236,15 +236,22 @@ def _draw_dots(
     ax: Axes, data: pd.DataFrame, places: _Places, style: FigureStyle, unit: float
 ) -> None:
     size = min(4.0, unit * 72 * 0.62)
+    known = data[data["low"].notna() & data["high"].notna()]
+    ax.hlines(
+        [places.dots[key] for key in zip(known["group"], known["hue"], known["slot"], strict=True)],
+        known["low"],
+        known["high"],
+        color=[style.colour(hue) for hue in known["hue"]],
+        linewidth=1.1,
+        zorder=3,
+    )
     for dot in data.to_dict("records"):
         y = places.dots[dot["group"], dot["hue"], dot["slot"]]
         colour = style.colour(dot["hue"])
-        if not (pd.isna(dot["low"]) or pd.isna(dot["high"])):
-            ax.plot([dot["low"], dot["high"]], [y, y], color=colour, linewidth=1.1, zorder=3)
         ax.plot(
             [dot["x"]],
             [y],
-            marker=MARKERS.get(dot["hue"], "o"),
+            marker=style.marker(dot["hue"]),
             markersize=size,
             color=colour,
             markerfacecolor=colour if dot.get("solid", True) else "white",
@@ -276,7 +283,7 @@ def _dress(ax: Axes, places: _Places, groups: Mapping[str, str]) -> None:
 def _title(ax: Axes, column: Column, tight: bool, style: FigureStyle) -> None:
     ax.set_title(column.subtitle, fontsize=style.small, color=GREY, pad=3)
     ax.annotate(
-        _broken(column.title, " ", tight),
+        broken(column.title, " ", tight),
         (0.5, 1),
         (0, 3 + style.small * 1.25),
         xycoords="axes fraction",
@@ -288,14 +295,15 @@ def _title(ax: Axes, column: Column, tight: bool, style: FigureStyle) -> None:
     )
 
 
-def _broken(text: str, at: str, tight: bool) -> str:
+def broken(text: str, at: str, tight: bool) -> str:
     """A text on two lines where columns are tight, broken before `at`."""
     return text.replace(at, "\n" + at.strip(), 1) if tight else text
 
 
-def _ticks(style: FigureStyle, columns: int) -> MaxNLocator:
-    room = style.width / columns / (style.small / 72 * 3.6)
-    return MaxNLocator(int(np.clip(room, 2, 6)), steps=[1, 2, 5, 10], min_n_ticks=2)
+def ticks(style: FigureStyle, columns: int) -> MaxNLocator:
+    """As many round ticks as an axis has room for beside others."""
+    room = (style.width - 0.9) / columns / (style.small / 72 * 4.2)
+    return MaxNLocator(int(np.clip(room, 1, 6)), steps=[1, 2, 5, 10], min_n_ticks=2)
 
 
 def wrap(label: str, height: float, style: FigureStyle) -> str:

@@ -3,7 +3,6 @@
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -11,14 +10,14 @@ from matplotlib.figure import Figure
 
 from sight_beyond_text.analysis import names
 from sight_beyond_text.analysis.tidy import Tables
-from sight_beyond_text.figures.selection import panel_bases
+from sight_beyond_text.figures import changes
+from sight_beyond_text.figures.selection import HOLM, panel_bases
 from sight_beyond_text.figures.style import FigureStyle, new_figure, notice
 
 CAPTION = (
     "Change against the untuned base on the other text benchmarks, in points, on the same items. "
-    "Bold with an asterisk: the 95 % interval (paired bootstrap over items) excludes zero, not "
-    "corrected for the number of comparisons. With several seeds: their mean, marked where all "
-    "their intervals exclude zero on the same side. Items per benchmark in brackets."
+    f"Bold with an asterisk: {HOLM}. With several seeds: their mean. "
+    "Items per benchmark in brackets."
 )
 _FIRST = ("mmlu", "gsm8k", "mathqa", "boolq", "squadv2", *names.ETHICS)
 _MEANS = (names.MACRO, *names.MEANS.values())
@@ -29,8 +28,8 @@ _TALLEST = 9.0
 
 def needs(tables: Tables) -> str:
     """What is missing to draw this figure; empty when nothing is."""
-    if not (tables.effects["contrast"] == "tuned - base").any():
-        return "No run in this study has its untuned base scored beside it"
+    if missing := changes.needs(tables):
+        return missing
     if _shown(tables).empty:
         return "No text benchmarks beside TruthfulQA in this study"
     return ""
@@ -78,24 +77,21 @@ def signed(value: float, decimals: int = 1) -> str:
 
 
 def _shown(tables: Tables) -> pd.DataFrame:
-    effects = tables.effects[tables.effects["contrast"] == "tuned - base"]
-    effects = effects[(effects["suite"] == "text") & (~effects["benchmark"].isin(_MEANS))]
+    effects = changes.against_base(tables)
+    effects = effects[(effects["suite"] == "text") & ~effects["benchmark"].isin(_MEANS)]
     effects = effects[~effects["benchmark"].str.startswith("truthfulqa")]
     main = effects.groupby("benchmark")["metric"].transform(names.main_metric)
-    kinds = tables.runs[["run", "instruction_kinds"]]
-    return effects[effects["metric"] == main].merge(kinds, on="run")
+    return effects[effects["metric"] == main]
 
 
 def _cells(effects: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell and benchmark: change in points, and mark, over its seeds."""
-    factor = effects["metric"].map(names.points)
-    effects = effects.assign(
-        change=effects["difference"] * factor, up=effects["low"] > 0, down=effects["high"] < 0
+    """One row per cell and benchmark: change in points, and mark."""
+    change = effects["difference"] * effects["metric"].map(names.points)
+    return (
+        effects.assign(change=change)
+        .groupby([*_CELL, "benchmark"], as_index=False)
+        .agg(change=("change", "mean"), mark=("solid", "all"))
     )
-    cells = effects.groupby([*_CELL, "benchmark"], as_index=False).agg(
-        change=("change", "mean"), up=("up", "all"), down=("down", "all")
-    )
-    return cells.assign(mark=cells["up"] | cells["down"])
 
 
 def _rows(cells: pd.DataFrame, base: str) -> dict[tuple, str]:
@@ -127,18 +123,13 @@ def _panel(
     wide = cells.set_index([*_CELL[1:], "benchmark"])[["change", "mark"]].unstack("benchmark")
     change = wide["change"].reindex(index=place, columns=benchmarks).to_numpy(float)
     mark = (wide["mark"].reindex(index=place, columns=benchmarks) == 1).to_numpy()
-    sns.heatmap(
-        change,
-        ax=ax,
-        vmin=-bound,
-        vmax=bound,
-        cmap=_colours(),
-        cbar=False,
-        linewidths=0.6,
-        linecolor="white",
-        xticklabels=False,
-        yticklabels=False,
+    ax.pcolormesh(
+        change, vmin=-bound, vmax=bound, cmap=_colours(), linewidth=0.6, edgecolor="white"
     )
+    ax.set_ylim(len(rows), 0)
+    ax.set_xticks([])
+    for side in ax.spines.values():
+        side.set_visible(False)
     decimals = 0 if style.narrow else 1
     width = (style.width - (1.0 if style.narrow else 1.5)) / len(benchmarks) * 72
     size = float(np.clip(min(width / (4 + decimals), row * 72 * 0.72), 4.0, style.small))
@@ -188,4 +179,4 @@ def _colour_bar(figure: Figure, axes: np.ndarray, bound: float, beside: bool) ->
 
 
 def _colours():
-    return sns.color_palette("RdBu", as_cmap=True)
+    return mpl.colormaps["RdBu"]

@@ -2,14 +2,13 @@
 
 import matplotlib as mpl
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from sight_beyond_text.analysis import names
 from sight_beyond_text.analysis.robustness import relative_robustness
 from sight_beyond_text.analysis.tidy import Tables
 from sight_beyond_text.figures import panels
-from sight_beyond_text.figures.style import MARKERS, FigureStyle, new_figure, notice
+from sight_beyond_text.figures.style import FigureStyle, new_figure, notice
 
 CAPTION = (
     "Relative robustness: the mean score on corrupted images over the severities, in per cent of "
@@ -20,7 +19,7 @@ CAPTION = (
 MOST = 4
 """Benchmarks that are shown."""
 
-_FIRST = ("vqa", "pope", "captions")
+FIRST = ("vqa", "pope", "captions")
 _MEAN = "mean of kinds"
 _ROW = 0.22
 _DODGE = 0.55
@@ -39,6 +38,9 @@ def needs(tables: Tables) -> str:
 
 def draw(tables: Tables, style: FigureStyle) -> Figure:
     """Draws the figure; a notice where the study lacks what it shows."""
+    # Imported only here: it takes longer than most figures do.
+    import seaborn as sns
+
     if missing := needs(tables):
         return notice(style, missing)
     shown = _shown(tables)
@@ -60,7 +62,7 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
                 order=rows,
                 hue_order=order,
                 palette={who: style.colour(who) for who in order},
-                markers=[MARKERS.get(who, "o") for who in order],
+                markers=[style.marker(who) for who in order],
                 errorbar=("pi", 100),
                 dodge=_DODGE if len(order) > 1 else False,
                 linestyle="none",
@@ -86,7 +88,7 @@ def _shown(tables: Tables) -> pd.DataFrame:
     left["relative"] = 100 * left["relative"]
     left = left[kind.isin(["run", "base"]) & left["relative"].notna()]
     chosen = []
-    for benchmark in names.ordered(left["benchmark"], _FIRST):
+    for benchmark in names.ordered(left["benchmark"], FIRST):
         own = left[left["benchmark"] == benchmark]
         for metric in names.table_metrics(own["metric"]):
             chosen.append(own[own["metric"] == metric])

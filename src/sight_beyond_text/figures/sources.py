@@ -7,15 +7,23 @@ from matplotlib.figure import Figure
 from sight_beyond_text.analysis import names
 from sight_beyond_text.analysis.tidy import Tables
 from sight_beyond_text.figures import panels
-from sight_beyond_text.figures.selection import headline, panel_bases, run_dots, varied
+from sight_beyond_text.figures.selection import (
+    HOLM,
+    SEEDS,
+    effects_of,
+    headline,
+    panel_bases,
+    run_dots,
+    varied,
+)
 from sight_beyond_text.figures.style import FigureStyle, notice
 
 CAPTION = (
     "Effect of what stood for the image in training: the image itself (visual), its captions "
     "(caption), or nothing (text). Each dot compares two runs that are alike in everything else, "
     "on the same items, in points, with its 95 % interval (paired bootstrap over items); right of "
-    "zero the first-named source does better. Filled: the interval excludes zero; hollow: it does "
-    "not. Not corrected for the number of comparisons."
+    "zero the first-named source does better. "
+    f"Filled: {HOLM}; hollow: not. {SEEDS}"
 )
 CONTRASTS = {
     "visual - text": "visual\n− text",
@@ -39,7 +47,6 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
         return notice(style, missing)
     effects = _shown(tables)
     dots = run_dots(effects, panel="contrast", group="base", hue="tuning", value="difference")
-    dots["solid"] = (effects["low"] > 0) | (effects["high"] < 0)
     columns = [
         panels.Column(
             benchmark,
@@ -60,4 +67,4 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
 
 
 def _shown(tables: Tables) -> pd.DataFrame:
-    return headline(tables.effects[tables.effects["contrast"].isin(list(CONTRASTS))])
+    return headline(effects_of(tables, CONTRASTS))

@@ -6,12 +6,11 @@ repeat what colours say, for print in grey.
 
 import io
 import textwrap
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import matplotlib as mpl
-import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
@@ -28,8 +27,10 @@ PALETTE = {
     "qlora": "#56B4E9",
     "frozen": "#CC79A7",
     "base": "#595959",
+    "published": "#000000",
+    "reproduced": "#0072B2",
 }
-"""Colours of sources, tunings and the untuned base."""
+"""Colours of sources, tunings, the untuned base, and of whose a value is."""
 
 MARKERS = {
     "visual": "o",
@@ -39,6 +40,8 @@ MARKERS = {
     "lora": "s",
     "qlora": "D",
     "frozen": "v",
+    "published": "D",
+    "reproduced": "o",
 }
 LINES = {
     "full": "-",
@@ -54,6 +57,7 @@ FORMATS = {
 """File formats, each with the metadata that would make two equal figures differ."""
 
 _OTHER = ("#882255", "#44AA99", "#999933", "#332288", "#AA4499")
+_OTHER_MARKERS = ("P", "X", "<", ">", "p")
 _GREY = "#595959"
 
 
@@ -106,10 +110,22 @@ class FigureStyle:
             raise UserError("figure style: palette must map names to colours")
         return cls(**settings)
 
+    def telling_apart(self, names: Iterable[str]) -> "FigureStyle":
+        """The same look, in which names without a colour of their own get different ones."""
+        unknown = sorted({*names} - {"", *PALETTE, *self.palette})
+        others = {name: _OTHER[place % len(_OTHER)] for place, name in enumerate(unknown)}
+        return replace(self, palette={**self.palette, **others})
+
     def colour(self, name: str) -> str:
         """Colour of a source, a tuning or "base"; names without one share a few others."""
         chosen = {**PALETTE, **self.palette}
         return chosen.get(name, _OTHER[sum(map(ord, name)) % len(_OTHER)])
+
+    def marker(self, name: str) -> str:
+        """Marker of a source or tuning; names without one have their colour's."""
+        colour = self.colour(name)
+        other = _OTHER_MARKERS[_OTHER.index(colour)] if colour in _OTHER else "o"
+        return MARKERS.get(name, other)
 
     @property
     def small(self) -> float:
@@ -124,7 +140,8 @@ class FigureStyle:
     def rc(self) -> dict[str, object]:
         """Settings of matplotlib under which figures are both drawn and saved."""
         return {
-            **sns.axes_style("ticks"),
+            "text.color": "#262626",
+            "axes.axisbelow": True,
             "font.family": [self.font],
             "font.size": self.font_size,
             "axes.titlesize": self.font_size,
@@ -178,6 +195,13 @@ def notice(style: FigureStyle, text: str) -> Figure:
         wrapped = textwrap.fill(text, int(style.width * 72 / style.font_size / 0.62))
         figure.text(0.5, 0.5, wrapped, ha="center", va="center", color=_GREY, wrap=False)
     return figure
+
+
+def settle(figure: Figure, style: FigureStyle) -> None:
+    """Lays a figure out once and for all, so that files in several formats needn't do it anew."""
+    with mpl.rc_context(style.rc()):
+        figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")
 
 
 def save(figure: Figure, path: Path, style: FigureStyle) -> None:
