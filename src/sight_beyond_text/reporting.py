@@ -16,11 +16,17 @@ from sight_beyond_text.study import Study
 FIGURES = {
     "claims": ("Claims", "The study's claims, judged"),
     "truthfulness_ethics": ("Truthfulness and ethics", "Tuned against untuned"),
+    "effects": ("Truthfulness and ethics", "All effects"),
     "sources": ("Truthfulness and ethics", "What stood for the image"),
     "tunings": ("Truthfulness and ethics", "Ways of tuning"),
+    "kinds": ("Truthfulness and ethics", "Kinds of instruction"),
+    "ethics_subsets": ("Truthfulness and ethics", "Subsets of ETHICS"),
     "price": ("Other abilities", "The price in other abilities"),
+    "mmlu_groups": ("Other abilities", "Groups of MMLU"),
     "image_benchmarks": ("Images", "Image benchmarks"),
-    "robustness": ("Images", "Corrupted images"),
+    "radar": ("Images", "Image benchmarks at a glance"),
+    "robustness": ("Images", "Corrupted images by kind"),
+    "corruption_curves": ("Images", "Corrupted images by severity"),
     "training_curves": ("Training", "Training losses"),
 }
 """Where a figure stands in the report: its group, and its title there."""

@@ -303,7 +303,7 @@ def broken(text: str, at: str, tight: bool) -> str:
 def ticks(style: FigureStyle, columns: int) -> MaxNLocator:
     """As many round ticks as an axis has room for beside others."""
     room = (style.width - 0.9) / columns / (style.small / 72 * 4.2)
-    return MaxNLocator(int(np.clip(room, 1, 6)), steps=[1, 2, 5, 10], min_n_ticks=2)
+    return MaxNLocator(int(np.clip(room, 1, 6)), steps=[1, 2, 2.5, 5, 10], min_n_ticks=2)
 
 
 def wrap(label: str, height: float, style: FigureStyle) -> str:
