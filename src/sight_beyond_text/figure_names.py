@@ -117,6 +117,7 @@ FIGURES: dict[str, Callable[[Study], str]] = {
     "radar": _radar,
     "robustness": _corrupted,
     "corruption_curves": _corrupted,
+    "published": _published,
     "training_curves": _nothing,
 }
 """Every figure in the order in which it is shown, with what says what a study lacks for it."""

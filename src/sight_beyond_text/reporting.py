@@ -27,6 +27,7 @@ FIGURES = {
     "radar": ("Images", "Image benchmarks at a glance"),
     "robustness": ("Images", "Corrupted images by kind"),
     "corruption_curves": ("Images", "Corrupted images by severity"),
+    "published": ("Truthfulness and ethics", "Published against reproduced"),
     "training_curves": ("Training", "Training losses"),
 }
 """Where a figure stands in the report: its group, and its title there."""

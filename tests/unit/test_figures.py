@@ -45,7 +45,13 @@ def _more(tables: tidy.Tables) -> tidy.Tables:
     groups = [mmlu.assign(metric=f"acc_{group}") for group in GROUPS]
     effects = pd.concat([tables.effects, *groups], ignore_index=True)
     runs = tables.runs.assign(instruction_kinds=kinds)
-    return dataclasses.replace(tables, runs=runs, effects=effects)
+    told = [
+        {"run": run, "benchmark": benchmark, "metric": metric, "value": 0.46, "source": "a paper"}
+        for run in sorted(runs["run"])[:4]
+        for benchmark, metric in (("truthfulqa_mc2", "acc"), ("ethics", "acc"), ("mme", "score"))
+    ]
+    published = pd.DataFrame(told, columns=list(tidy.PUBLISHED))
+    return dataclasses.replace(tables, runs=runs, effects=effects, published=published)
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +224,21 @@ def test_corruption_curves_begin_at_the_clean_score(studies):
     assert line.get_ydata()[[0, -1]] == pytest.approx([100 * clean, 100 * worst])
 
 
+def test_published_values_stand_beside_our_own(studies):
+    tables = studies("default")
+    figure = FIGURES["published"].draw(tables, FigureStyle())
+    marks = {
+        marker: sorted(
+            line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == marker
+        )
+        for marker in ("D", "o")
+    }
+    own = tables.scores[tables.scores["run"].isin(tables.published["run"])]
+    own = own[own["benchmark"] == "truthfulqa_mc2"]
+    assert marks["D"] == [46.0] * 4
+    assert marks["o"] == pytest.approx(sorted(100 * own["value"]))
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_missing_scores_and_ties_still_draw(studies, name):
     tables = studies("default")
@@ -331,10 +352,11 @@ def bare(tables: tidy.Tables, *names: str) -> tidy.Tables:
         ("ethics_subsets", "No run in this study has its untuned base scored beside it"),
         ("radar", "No tuned runs with image benchmarks in this study"),
         ("effects", "No two runs in this study are compared"),
+        ("published", "No published values are given in this study"),
     ],
 )
 def test_an_empty_study_gives_a_notice(studies, name, said):
-    tables = bare(studies("default"), "scores", "curves", "effects", "intervals")
+    tables = bare(studies("default"), "scores", "curves", "effects", "intervals", "published")
     assert FIGURES[name].needs(tables) == said
     figure = FIGURES[name].draw(tables, FigureStyle(width=3.3))
     assert [text.get_text().replace("\n", " ") for text in figure.texts] == [said]

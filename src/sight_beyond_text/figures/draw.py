@@ -18,6 +18,7 @@ from sight_beyond_text.figures import (
     kinds,
     mmlu_groups,
     price,
+    published,
     radar,
     robustness,
     sources,
@@ -41,6 +42,7 @@ FIGURES = {
     "radar": radar,
     "robustness": robustness,
     "corruption_curves": corruption_curves,
+    "published": published,
     "training_curves": training_curves,
 }
 """Every figure by name; each module has `draw`, `needs` and `CAPTION`."""
