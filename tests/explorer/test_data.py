@@ -101,6 +101,29 @@ def test_items_that_a_run_lacks_and_very_unlikely_choices(tables, tmp_path):
     assert known.min() * header["step"] == pytest.approx(-9e4, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda items: pd.concat([items, items.iloc[:1]]), "lie apart"),
+        (lambda items: pd.concat([items.iloc[:1], items]), "twice"),
+        (lambda items: items.assign(run="nobody").iloc[:5], "nobody is unknown in runs.csv"),
+        (lambda items: items.drop(columns="details"), r"lacks the column\(s\) details"),
+    ],
+)
+def test_items_that_are_none_are_refused(tables, tmp_path, spoil, told):
+    for path in tables.glob("*.csv"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    spoil(pd.read_parquet(tables / "items.parquet")).to_parquet(tmp_path / "items.parquet")
+    with pytest.raises(UserError, match=told):
+        explored(tmp_path, "study")
+    (tmp_path / "items.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="items.parquet: not readable as Parquet"):
+        explored(tmp_path, "study")
+    (tmp_path / "items.parquet").unlink()
+    with pytest.raises(UserError, match="items.parquet: no such file"):
+        explored(tmp_path, "study")
+
+
 def test_the_same_tables_give_the_same_bytes(tables, tmp_path):
     for name in ("one", "two"):
         build(tables, tmp_path / f"{name}.html", "study")

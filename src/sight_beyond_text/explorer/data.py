@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sight_beyond_text.analysis import names, tidy
+from sight_beyond_text.errors import UserError
 from sight_beyond_text.explorer.blocks import pack
 from sight_beyond_text.explorer.pictures import read_pictures
 
@@ -34,8 +37,9 @@ TEXT = 4000
 PICTURES = 2**19
 """Bytes of pictures in a block, about."""
 
+_REMEDY = "make the tables again with `sight compare`"
 _TASK = ["suite", "benchmark", "metric"]
-_USED = ["run", "item", "cluster", "prediction", "reference", "score", "details"]
+_USED = ["item", "cluster", "prediction", "reference", "score", "details"]
 _SUITES = ("text", "image", "corrupted")
 _FIRST = (*names.HEADLINE, *names.ETHICS)
 
@@ -60,27 +64,24 @@ def explored(tables_dir: str | Path, study: str) -> Explored:
     Raises:
         UserError: a table is missing or broken.
     """
-    tables = tidy.read_tables(tables_dir)
-    pictures = read_pictures(tables_dir)
+    tables = tidy.read_tables(tables_dir, items=False)
     runs = _in_order(tables.runs)
     place = {run: number for number, run in enumerate(runs["run"])}
-    blocks: dict[str, bytes] = {}
-    shown = _Pictures(pictures)
+    shown = _Pictures(read_pictures(tables_dir))
+    path = Path(tables_dir) / tidy.FILES["items"]
+    # Twice through the items, a run at a time: those of big studies don't fit in memory.
+    tasks = _tasks(_by_run(path, place), shown)
+    blocks = {f"items-{number}": pack(*task.facts()) for number, task in enumerate(tasks.values())}
+    numbers = {key: number for number, key in enumerate(tasks)}
+    for run, parts in _by_run(path, place):
+        at, scores = place[run], {}
+        for key, own in parts:
+            scores[str(numbers[key])], answers = tasks[key].answers(own)
+            tasks[key].runs.append(at)
+            blocks[f"answers-{at}-{numbers[key]}"] = pack(*answers)
+        blocks[f"scores-{at}"] = pack({}, scores)
     better = _better(tables.scores)
-    tasks = []
-    scores: list[dict[str, np.ndarray]] = [{} for _ in place]
-    for number, (task, part) in enumerate(_by_task(tables.items)):
-        made = _Task(task, part, shown)
-        blocks[f"items-{number}"] = pack(*made.facts())
-        for run, own in part.groupby("run", sort=True):
-            at = place[run]
-            values, answers = made.answers(own)
-            scores[at][str(number)] = values
-            blocks[f"answers-{at}-{number}"] = pack(*answers)
-        having = [at for at, own in enumerate(scores) if str(number) in own]
-        tasks.append({**made.told(having), "better": better.get(task, True)})
-    for at, arrays in enumerate(scores):
-        blocks[f"scores-{at}"] = pack({}, arrays)
+    told = [{**task.told(), "better": better.get(key, True)} for key, task in tasks.items()]
     blocks["effects"] = pack({"pairs": _pairs(tables.effects, place)})
     blocks |= shown.blocks()
     return Explored(
@@ -89,7 +90,7 @@ def explored(tables_dir: str | Path, study: str) -> Explored:
             "study": study,
             "runs": _records(runs),
             "columns": _columns(tables, list(runs["run"])),
-            "tasks": tasks,
+            "tasks": told,
             "pictures": shown.told(),
         },
         blocks,
@@ -173,32 +174,114 @@ def _benchmarks(frame: pd.DataFrame) -> Iterable[tuple[str, str, pd.DataFrame]]:
             yield suite, benchmark, groups[benchmark]
 
 
-def _by_task(items: pd.DataFrame) -> Iterable[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """(task, its rows), the texts as Python's own: pandas' give single ones slowly."""
-    for suite, benchmark, part in _benchmarks(items):
-        for metric, own in part.groupby("metric", sort=True):
-            plain = {name: pd.Series(own[name].to_numpy(object), dtype=object) for name in _USED}
-            plain["score"] = own["score"].astype(float).to_numpy()
-            yield (suite, benchmark, metric), pd.DataFrame(plain)
+def _by_run(path: Path, known: Collection[str]) -> Iterator[tuple[str, list[tuple]]]:
+    """Each run's items: (run, [(task, its rows)]); rows lie sorted by run in the table.
+
+    Raises:
+        UserError: the table is missing or broken, or has a row twice, or of an unknown run.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {_REMEDY}")
+    seen: set[str] = set()
+    held: list[pd.DataFrame] = []
+    columns = ["run", *_TASK, *_USED]
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in columns if name not in file.schema_arrow.names]
+            if missing:
+                raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}; {_REMEDY}")
+            for batch in file.iter_batches(batch_size=20_000, columns=columns):
+                rows = _frame(batch)
+                for run, part in rows.groupby("run", sort=False):
+                    if held and held[0]["run"].iloc[0] != run:
+                        yield _one_run(path, held, seen, known)
+                        held = []
+                    held.append(part)
+    except (pa.ArrowException, OSError) as error:
+        told = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: not readable as Parquet ({told}); {_REMEDY}") from error
+    if held:
+        yield _one_run(path, held, seen, known)
+
+
+def _frame(batch: pa.RecordBatch) -> pd.DataFrame:
+    """Rows with the texts as Python's own: pandas' give single ones slowly."""
+    columns = {name: pd.Series(values, dtype=object) for name, values in batch.to_pydict().items()}
+    return pd.DataFrame({**columns, "score": columns["score"].astype(float)})
+
+
+def _one_run(
+    path: Path, held: list[pd.DataFrame], seen: set[str], known: Collection[str]
+) -> tuple[str, list[tuple]]:
+    rows = pd.concat(held, ignore_index=True)
+    run = rows["run"].iloc[0]
+    if run in seen:
+        raise UserError(f"{path}: the rows of {run} lie apart; {_REMEDY}")
+    if run not in known:
+        raise UserError(f"{path}: {run} is unknown in {tidy.FILES['runs']}; {_REMEDY}")
+    seen.add(run)
+    parts = []
+    for key, own in rows.groupby(_TASK, sort=True):
+        twice = own["item"].duplicated()
+        if twice.any():
+            item = own.loc[twice, "item"].iloc[0]
+            raise UserError(f"{path}: {run} has {'/'.join(key)}/{item} twice; {_REMEDY}")
+        parts.append((key, own[_USED]))
+    return run, parts
+
+
+def _tasks(
+    items: Iterable[tuple[str, list[tuple]]], pictures: _Pictures
+) -> dict[tuple[str, str, str], _Task]:
+    """All tasks with their items, in the order of tables."""
+    found: dict[tuple[str, str, str], _Task] = {}
+    for _, parts in items:
+        for key, own in parts:
+            found.setdefault(key, _Task(key, pictures)).meet(own)
+    frame = pd.DataFrame(list(found), columns=_TASK)
+    order = [
+        (suite, benchmark, metric)
+        for suite, benchmark, own in _benchmarks(frame)
+        for metric in sorted(own["metric"])
+    ]
+    for task in found.values():
+        task.settle()
+    return {key: found[key] for key in order}
 
 
 class _Task:
-    """One benchmark's items: their facts, and what runs made of them."""
+    """One benchmark's items: their facts, and what runs made of them.
 
-    def __init__(self, task: tuple[str, str, str], part: pd.DataFrame, pictures: _Pictures):
+    Meets the items of all runs, is settled, and only then tells of them.
+    """
+
+    def __init__(self, task: tuple[str, str, str], pictures: _Pictures):
         self.suite, self.benchmark, self.metric = task
-        self.names = sorted(set(part["item"]), key=_natural)
-        self.at = {item: number for number, item in enumerate(self.names)}
-        self.binary = bool(part["score"].dropna().isin((0, 1)).all())
         self.pictures = pictures
-        self.first: list[dict | None] = [None] * len(self.names)
-        for row in part[["item", "cluster", "reference", "details"]].itertuples(index=False):
-            at = self.at[row.item]
-            known = self.first[at]
-            if known is None or "question" not in known:
-                read = _read(row.details)
-                if known is None or "question" in read:
-                    self.first[at] = {**read, "reference": row.reference, "cluster": row.cluster}
+        self.binary = True
+        self.runs: list[int] = []
+        self._met: dict[str, dict] = {}
+
+    def meet(self, own: pd.DataFrame) -> None:
+        """Takes note of a run's items; the first that tells a question says what was asked."""
+        self.binary = self.binary and bool(own["score"].dropna().isin((0, 1)).all())
+        columns = zip(own["item"], own["cluster"], own["reference"], own["details"], strict=True)
+        for item, cluster, reference, details in columns:
+            known = self._met.get(item)
+            if known is None or not (known["asked"] or known["tried"]):
+                read = _read(details)
+                asked = "question" in read
+                if known is None or asked:
+                    told = {"reference": reference, "cluster": cluster}
+                    self._met[item] = {**read, **told, "asked": asked, "tried": known is not None}
+                else:
+                    known["tried"] = True
+
+    def settle(self) -> None:
+        """Puts the items in order."""
+        self.names = sorted(self._met, key=_natural)
+        self.at = {item: number for number, item in enumerate(self.names)}
+        self.first = [self._met.pop(item) for item in self.names]
         self.choices = [_strings(fact.get("choices")) for fact in self.first]
 
     def facts(self) -> tuple[dict, dict[str, np.ndarray]]:
@@ -238,14 +321,14 @@ class _Task:
         scores = np.full(size, np.nan, np.float32)
         said = np.full(size, -1, np.int32)
         texts: dict[str, int] = {}
-        found: list[dict | None] = [None] * size
+        likelihoods: list[list | None] = [None] * size
         other: dict[str, list[str]] = {}
         spare = {"generated": {}, "parsed": {}, "truncated": {}, "reference": {}}
         for row in own.itertuples(index=False):
             at = self.at[row.item]
             scores[at] = row.score
             details = _read(row.details)
-            found[at] = details
+            likelihoods[at] = details.get("loglikelihoods")
             choices = _strings(details.get("choices"))
             if choices is not None and choices != self.choices[at]:
                 other[str(at)] = choices
@@ -272,13 +355,13 @@ class _Task:
         counts = [
             len(other.get(str(at)) or choices or ()) for at, choices in enumerate(self.choices)
         ]
-        if any(details and details.get("loglikelihoods") for details in found):
-            step, values = _quantized(found, counts)
+        if any(likelihoods):
+            step, values = _quantized(likelihoods, counts)
             header["step"] = step
             arrays["loglikelihoods"] = values
         return scores, (header, arrays)
 
-    def told(self, runs: list[int]) -> dict[str, Any]:
+    def told(self) -> dict[str, Any]:
         """What the index says of it."""
         return {
             "suite": self.suite,
@@ -289,15 +372,15 @@ class _Task:
             "factor": names.points(self.metric),
             "binary": self.binary,
             "n": len(self.names),
-            "runs": runs,
+            "runs": sorted(self.runs),
         }
 
 
-def _quantized(found: list[dict | None], counts: list[int]) -> tuple[float, np.ndarray]:
+def _quantized(found: list[list | None], counts: list[int]) -> tuple[float, np.ndarray]:
     """Log-likelihoods of all items after one another, in whole steps."""
     flat: list[float] = []
-    for details, count in zip(found, counts, strict=True):
-        given = (details or {}).get("loglikelihoods") or []
+    for given, count in zip(found, counts, strict=True):
+        given = given if isinstance(given, list) else []
         values = [v if isinstance(v, int | float) else math.nan for v in given[:count]]
         flat += values + [math.nan] * (count - len(values))
     values = np.array(flat, np.float64)

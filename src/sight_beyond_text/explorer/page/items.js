@@ -200,10 +200,16 @@ function itemRow(shown, place) {
   make("span", { className: `outcome ${outcome.key}`, title: outcome.label }, make("span", { "aria-hidden": "true" }, outcome.mark), make("span", { className: "unseen" }, outcome.label)),
   make("span", { className: "words" },
     make("span", { className: "question" }, questionOf(facts, at) ? line(questionOf(facts, at)) : make("em", {}, `${facts.item[at]}: question not kept`)),
-    make("span", { className: "answers" }, make("b", { className: "mark a" }, "A"), ` ${answer(0)} `, make("b", { className: "mark b" }, "B"), ` ${answer(1)}`)),
+    make("span", { className: "answers" }, make("b", { className: "mark a" }, "A"), ` ${answer(0)} `, make("b", { className: "mark b" }, "B"), ` ${answer(1)}`),
+    make("span", { className: "from" }, placeOf(index.tasks[part.task], facts.item[at]))),
   make("span", { className: "change" }, index.tasks[part.task].binary ? "" : signed(part.right[at] - part.left[at], 2)));
   row.style.top = `${place * ROW}px`;
   return row;
+}
+
+// "BoolQ 7" for boolq/7; names of their own stay as they are.
+function placeOf(task, item) {
+  return `${task.label} ${item.startsWith(`${task.benchmark}/`) ? item.slice(task.benchmark.length + 1) : `\u00b7 ${item}`}`;
 }
 
 // The question without the word that only asks a model to go on.
