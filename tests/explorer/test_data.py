@@ -104,7 +104,6 @@ def test_items_that_a_run_lacks_and_very_unlikely_choices(tables, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda items: pd.concat([items, items.iloc[:1]]), "lie apart"),
         (lambda items: pd.concat([items.iloc[:1], items]), "twice"),
         (lambda items: items.assign(run="nobody").iloc[:5], "nobody is unknown in runs.csv"),
         (lambda items: items.drop(columns="details"), r"lacks the column\(s\) details"),
