@@ -70,8 +70,9 @@ def write_big(directory: Path, runs: int = 50, items: int = 20_000, seed: int = 
                     "higher_is_better": True,
                 }
             )
-    for table in ("curves", "effects", "over_seeds", "intervals"):
-        tidy.write_csv(tidy.empty(table), directory / tidy.FILES[table])
+    for table, name in tidy.FILES.items():
+        if name.endswith(".csv"):
+            tidy.write_csv(tidy.empty(table), directory / name)
     tidy.write_csv(frame[list(tidy.RUNS)], directory / tidy.FILES["runs"])
     tidy.write_csv(pd.DataFrame(scores), directory / tidy.FILES["scores"])
     tidy.write_parquet(pd.concat(parts, ignore_index=True), directory / tidy.FILES["items"])
