@@ -254,8 +254,28 @@ def test_best_and_asterisk_are_those_of_the_scores(study):
     against = effects[
         (effects["contrast"] == "tuned - base") & (effects["benchmark"] == "truthfulqa_mc2")
     ]
-    excluded = ((against["low"] > 0) | (against["high"] < 0)).sum()
-    assert table["TruthfulQA mc2", "differs"].sum() == excluded > 0
+    differing = (against["p_holm"] < 0.05).sum()
+    assert table["TruthfulQA mc2", "differs"].sum() == differing
+
+
+def test_second_best_is_the_next_value_that_is_shown(study):
+    table = main.main_table(study)
+    for base in ("micro-base", "micro-chat"):
+        own = table.xs(base)["MMLU"].assign(shown=lambda frame: frame["value"].round(1))
+        ranks = sorted(set(own["shown"]), reverse=True)
+        assert set(own.loc[own["best"], "shown"]) == {ranks[0]}
+        assert set(own.loc[own["second"], "shown"]) == {ranks[1]}
+    tied = study.scores.assign(value=0.5)
+    own = main.main_table(dataclasses.replace(study, scores=tied))["GSM8K exact match"]
+    assert own["best"].sum() == 22 and not own["second"].any()
+
+
+def test_marks_rest_on_p_values_after_holm(study):
+    for p, marked in ((0.2, 0), (0.01, 20)):
+        effects = study.effects.assign(p_holm=p, p=1 - p, low=0.1, high=0.2)
+        table = main.main_table(dataclasses.replace(study, effects=effects))
+        assert table["MMLU", "differs"].sum() == marked
+    assert "after Holm's correction" in main.note(study)
 
 
 def test_mme_is_told_by_its_sums(study):
@@ -294,6 +314,7 @@ def test_markdown_has_one_cell_per_column(study):
     assert len(rows) == 25
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {13}
     assert "**" in text and "\\*" in text and "± " in text
+    assert re.search(r"\| \*\d+\.\d ± \d+\.\d\*(\\\*)? \|", text)
     assert "Protocol: image: current; text: current." in text
 
 
@@ -303,6 +324,7 @@ def test_latex_escapes_names_and_balances_rows(study):
     table = main.main_table(dataclasses.replace(study, runs=runs))
     text = main.to_latex(table, "100 % & more")
     assert r"50\%\_\$\#\&\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}base" in text
+    assert r"\underline{" in text and r"\textbf{" in text
     assert r"\caption{100 \% \& more}" in text
     body = text.split(r"\midrule", 1)[1].split(r"\bottomrule")[0]
     lines = [line for line in body.splitlines() if line.endswith(r"\\")]

@@ -11,11 +11,17 @@ from sight_beyond_text.analysis.markup import latex, markdown
 from sight_beyond_text.analysis.tidy import Tables, atomic_path, read_tables
 from sight_beyond_text.errors import UserError
 
-PARTS = ("value", "half_width", "best", "differs")
+PARTS = ("value", "half_width", "best", "second", "differs")
 """What every cell of the main table consists of."""
+
+ALPHA = 0.05
+"""Level of Holm-adjusted p values below which a difference is marked."""
 
 _LEFT_OUT = frozenset((*names.ETHICS, *names.MEANS.values()))
 _FIRST = (*names.HEADLINE, "mmlu", "gsm8k", "mathqa", "boolq", "squadv2", "vqa", "pope", "captions")
+
+
+_HEADS = ("", " half width", " best", " second best", " differs from base")
 
 
 def main_table(tables: Tables) -> pd.DataFrame:
@@ -27,7 +33,8 @@ def main_table(tables: Tables) -> pd.DataFrame:
         Index: base, tuning, source, and seed and instructions where the study varies them. Columns
         in two levels: the benchmark's name, then `PARTS`: value, half_width (NaN where there is no
         interval), best (highest of its base, the untuned one included; at the one decimal that is
-        shown) and differs (the paired 95 % interval against the untuned base excludes zero).
+        shown), second (the next lower of its base) and differs (from the untuned base: Holm's p is
+        below `ALPHA`).
 
     Raises:
         UserError: There are no scores.
@@ -49,9 +56,12 @@ def main_table(tables: Tables) -> pd.DataFrame:
         sign = 1 if signs.get((benchmark, metric), True) else -1
         shown = (block["value"] * sign).round(1)
         competes = shown.where(rows["kind"] != "reference")
-        block["best"] = (competes == competes.groupby(rows["base"]).transform("max")).astype(bool)
+        top = competes.groupby(rows["base"]).transform("max")
+        block["best"] = (competes == top).astype(bool)
+        others = competes.where(competes < top)
+        block["second"] = (others == others.groupby(rows["base"]).transform("max")).astype(bool)
         effects = _one(against, suite, benchmark, metric).reindex(rows["run"])
-        block["differs"] = ((effects["low"] > 0) | (effects["high"] < 0)).to_numpy()
+        block["differs"] = (effects["p_holm"] < ALPHA).to_numpy()
         blocks[title] = block
     table = pd.concat(blocks, axis=1)
     table.index = _index(tables, rows)
@@ -72,9 +82,9 @@ def note(tables: Tables) -> str:
         sizes.append(f"{title} {low}" if low == high else f"{title} {low}-{high}")
     return (
         "Points (per cent; CIDEr x 100) ± half of the 95 % interval (bootstrap over items, "
-        "clustered). Bold: best of its base, untuned included. *: the paired 95 % interval "
-        "of the difference to the untuned base excludes zero, not corrected for the number of "
-        "comparisons. "
+        "clustered). Bold: best of its base, untuned included; italic or underlined: second best. "
+        "*: differs from the untuned base on the same items, p < 0.05 after Holm's correction "
+        "within the study's changes on the main metrics of the suite. "
         "ETHICS: mean of its five subsets. TruthfulQA mc2: probability on the true answers. "
         f"{sums}"
         f"Protocol: {protocols}. Items: {', '.join(sizes)}."
@@ -82,14 +92,14 @@ def note(tables: Tables) -> str:
 
 
 def to_csv(table: pd.DataFrame, protocol: str) -> str:
-    """The main table as CSV: per benchmark the value, its half width, and the two marks (0/1).
+    """The main table as CSV: per benchmark the value, its half width, and the three marks (0/1).
 
     Every row names the protocol, for want of a caption.
     """
-    suffixes = dict(zip(PARTS, ("", " half width", " best", " differs from base"), strict=True))
+    suffixes = dict(zip(PARTS, _HEADS, strict=True))
     flat = table.copy()
     for column in flat.columns:
-        if column[1] in ("best", "differs"):
+        if column[1] in ("best", "second", "differs"):
             flat[column] = flat[column].astype(int)
     flat.columns = [f"{title}{suffixes[part]}" for title, part in flat.columns]
     flat = flat.reset_index()
@@ -108,8 +118,7 @@ def to_markdown(table: pd.DataFrame, caption: str = "") -> str:
         cells = []
         for title in _titles(table):
             text, mark = _cell(row[title], " ± ")
-            bold = row[title]["best"] and text != "–"
-            cells.append((f"**{text}**" if bold else text) + ("\\*" if mark else ""))
+            cells.append(_ranked(text, row[title], "**{}**", "*{}*") + ("\\*" if mark else ""))
         lines.append("| " + " | ".join([*(markdown(key) for key in keys), *cells]) + " |")
     return "\n".join(lines) + "\n" + (f"\n{markdown(caption)}\n" if caption else "")
 
@@ -138,8 +147,8 @@ def to_latex(table: pd.DataFrame, caption: str = "", label: str = "tab:main") ->
         for title in titles:
             text, mark = _cell(row[title], r"\,$\pm$\,")
             text = text.replace("–", "--")
-            bold = row[title]["best"] and text != "--"
-            cells.append((rf"\textbf{{{text}}}" if bold else text) + ("$^{*}$" if mark else ""))
+            text = _ranked(text, row[title], r"\textbf{{{}}}", r"\underline{{{}}}")
+            cells.append(text + ("$^{*}$" if mark else ""))
         lines.append(" & ".join([*(latex(key) for key in shown), *cells]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     if caption:
@@ -268,6 +277,13 @@ def _cell(cell: pd.Series, between: str) -> tuple[str, bool]:
     if not pd.isna(cell["half_width"]):
         text += f"{between}{cell['half_width']:.1f}"
     return text, bool(cell["differs"])
+
+
+def _ranked(text: str, cell: pd.Series, best: str, second: str) -> str:
+    """The text of a cell in the form of the best or the second best."""
+    if cell["best"]:
+        return best.format(text)
+    return second.format(text) if cell["second"] else text
 
 
 def _stacked(title: str) -> str:

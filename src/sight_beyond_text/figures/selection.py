@@ -5,10 +5,8 @@ from collections.abc import Iterable
 import pandas as pd
 
 from sight_beyond_text.analysis import names
+from sight_beyond_text.analysis.tables import ALPHA
 from sight_beyond_text.analysis.tidy import Tables
-
-ALPHA = 0.05
-"""Level of Holm-adjusted p values below which an effect is marked."""
 
 HOLM = (
     "p < 0.05 after Holm's correction, within the study's pairs of that contrast on the main "
