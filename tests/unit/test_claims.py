@@ -350,7 +350,8 @@ def test_so_many_seeds_decide_as_an_undecided_claim_says() -> None:
     rng = np.random.default_rng(3)
     n, between = 400, 0.03
     own = np.array([-1.0, -1, 0, 1, 1])
-    own = own / own.std(ddof=1) * between
+    # Seeds' means differ by what single answers vary, too.
+    own = own / own.std(ddof=1) * np.hypot(between, 0.3 / np.sqrt(n))
     noise = rng.normal(0, 0.3, (1, 5, n))
     noise -= noise.mean(axis=2, keepdims=True)
     made = 0.03 + own[None, :, None] + noise
@@ -361,7 +362,7 @@ def test_so_many_seeds_decide_as_an_undecided_claim_says() -> None:
     assert pd.isna(row["needed_items"])
     seeds = int(row["needed_seeds"])
     many = 0.03 + rng.normal(0, between, (400, seeds, 1)) + rng.normal(0, 0.3, (400, seeds, n))
-    assert 0.72 < (verdicts(many)["verdict"] != "undecided").mean() < 0.9
+    assert 0.74 < (verdicts(many, draws=50)["verdict"] != "undecided").mean() < 0.87
 
 
 def test_a_claim_of_one_pair_has_the_interval_of_its_effect() -> None:
