@@ -115,8 +115,9 @@ def page(browsers, study):
 
 
 def chips(page) -> dict[str, int]:
+    shown = "(document.querySelector('#show-%s b')?.textContent ?? '-1').replaceAll(',', '')"
     return {
-        name: int(page.js(f"document.querySelector('#show-{name} b')?.textContent ?? '-1'"))
+        name: int(page.js(shown % name))
         for name in ("all", "gained", "lost", "right", "wrong", "same")
     }
 
