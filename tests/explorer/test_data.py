@@ -155,9 +155,9 @@ def test_data_go_beside_the_page_and_away_again(tables, tmp_path):
     assert not (tmp_path / "page-data").exists() and page.stat().st_size > large
     # What isn't the page's own is never removed.
     (tmp_path / "page-data").mkdir()
-    (tmp_path / "page-data" / "thesis.tex").write_text("years")
+    (tmp_path / "page-data" / "thesis.js").write_text("years")
     build(tables, page)
-    assert (tmp_path / "page-data" / "thesis.tex").read_text() == "years"
+    assert (tmp_path / "page-data" / "thesis.js").read_text() == "years"
     with pytest.raises(UserError, match="page-data: is there already"):
         build(tables, page, inside=0)
 

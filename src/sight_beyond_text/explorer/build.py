@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -120,8 +121,11 @@ def _write_beside(folder: Path, encoded: dict[str, str]) -> None:
 def _remove(folder: Path) -> None:
     """Removes what an earlier page had beside it, and nothing else."""
     made = list(folder.iterdir()) if folder.is_dir() else []
-    if made and all(path.suffix == ".js" for path in made):
+    if made and all(_BESIDE.fullmatch(path.name) for path in made):
         shutil.rmtree(folder)
+
+
+_BESIDE = re.compile(r"(effects|(items|answers|scores|pictures)-\d+)\.js")
 
 
 def _inert(text: str) -> str:
