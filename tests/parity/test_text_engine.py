@@ -173,5 +173,28 @@ def test_bases_in_four_bits_and_their_adapters_on_real_questions(
     assert is_same(adapted(base), tokenizer, asked[::3])
 
 
+@pytest.mark.slow
+def test_in_bfloat16_real_questions_differ_no_more_than_between_two_batch_sizes(tokenizer, asked):
+    requests, settings = asked[::2], {"softmax_dtype": "float32"}
+    batches, ours = [], {1: [], 8: []}
+    for family in ("llama", "mistral", "qwen3", "gemma3"):
+        for seed in (0, 1):
+            for shape in ({}, SHAPES[family][0]):
+                model = tiny(family, seed=seed, **shape).to(torch.bfloat16)
+                theirs = {
+                    size: of_hf(model, tokenizer, requests, size, **settings) for size in ours
+                }
+                found = of_sight(model, tokenizer, requests)
+                batches.append(np.abs(theirs[1] - theirs[8]))
+                for size, expected in theirs.items():
+                    ours[size].append(np.abs(found - expected))
+    # Of a single model either may be nearer, as its sums happen to be rounded: all count together.
+    between = np.concatenate(batches)
+    near, far = sorted(np.concatenate(each).mean() for each in ours.values())
+    print(f"hf {between.mean():.5f} (at most {between.max():.5f}), ours {near:.5f}, {far:.5f}")
+    assert 0 < near <= between.mean()
+    assert far <= 1.1 * between.mean()
+
+
 def test_every_family_is_here():
     assert set(SHAPES) == set(FAMILIES) - {"qwen2_sliding"}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch.nn import functional
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin, get_layer_types_and_kwargs
 
@@ -13,6 +14,10 @@ from sight_beyond_text.evaluation.prefix_tree import Layout, grow, lay_out
 
 KINDS = {"full_attention", "sliding_attention"}
 """Kinds of layer whose keys and values may be kept and shared; recurrent ones may not."""
+
+ALIGNED = 16
+"""Keys come and are let go by so many at once. Vector units sum them in lanes, and those left over
+in another way; in bfloat16, where that shows, keys then count as they do where all are there."""
 
 
 class _Layer(CacheLayerMixin):
@@ -31,17 +36,23 @@ class _Layer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states, value_states, *args, **kwargs):
-        if self.keys is not None:
-            kept = (key_states.shape[0], -1, -1, -1)
-            key_states = torch.cat([self.keys.expand(kept), key_states], dim=-2)
-            value_states = torch.cat([self.values.expand(kept), value_states], dim=-2)
+        keys, values = self._whole(self.keys, key_states), self._whole(self.values, value_states)
         if self.growing:
+            length = key_states.shape[-2] + (0 if self.keys is None else self.keys.shape[-2])
             # What no later token sees isn't kept. A copy, so that the rest is freed.
-            first = 0 if self.window is None else max(key_states.shape[-2] - self.window + 1, 0)
-            self.keys = key_states[..., first:, :].clone()
-            self.values = value_states[..., first:, :].clone()
+            first = 0 if self.window is None else max(length - self.window + 1, 0)
+            first -= first % ALIGNED
+            self.keys = keys[..., first:length, :].clone()
+            self.values = values[..., first:length, :].clone()
             self.is_initialized = True
-        return key_states, value_states
+        return keys, values
+
+    @staticmethod
+    def _whole(kept: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
+        """What is kept, what is new, and zeros up to the next multiple of `ALIGNED`."""
+        parts = [new] if kept is None else [kept.expand(new.shape[0], -1, -1, -1), new]
+        short = -sum(part.shape[-2] for part in parts) % ALIGNED
+        return torch.cat([*parts, new.new_zeros(*new.shape[:2], short, new.shape[3])], dim=-2)
 
     def get_seq_length(self) -> int:
         return self.length
@@ -152,6 +163,7 @@ def _masks(
         )
         if layer.is_sliding:
             visible &= depth[:, :, None] - torch.cat(seen, 1)[:, None, :] < layer.window
+        visible = functional.pad(visible, (0, -visible.shape[-1] % ALIGNED))
         made[kind] = as_mask(model, visible[:, None])
     return made if len(made) > 1 else next(iter(made.values()))
 
