@@ -40,6 +40,7 @@ MARKERS = {
     "lora": "s",
     "qlora": "D",
     "frozen": "v",
+    "base": "D",
     "published": "D",
     "reproduced": "o",
 }
@@ -56,8 +57,10 @@ FORMATS = {
 }
 """File formats, each with the metadata that would make two equal figures differ."""
 
-_OTHER = ("#882255", "#44AA99", "#999933", "#332288", "#AA4499")
-_OTHER_MARKERS = ("P", "X", "<", ">", "p")
+OTHER = ("#882255", "#44AA99", "#999933", "#332288", "#AA4499")
+OTHER_MARKERS = ("P", "X", "<", ">", "p")
+"""Colours and markers of names that have none of their own."""
+
 _GREY = "#595959"
 
 
@@ -113,18 +116,18 @@ class FigureStyle:
     def telling_apart(self, names: Iterable[str]) -> "FigureStyle":
         """The same look, in which names without a colour of their own get different ones."""
         unknown = sorted({*names} - {"", *PALETTE, *self.palette})
-        others = {name: _OTHER[place % len(_OTHER)] for place, name in enumerate(unknown)}
+        others = {name: OTHER[place % len(OTHER)] for place, name in enumerate(unknown)}
         return replace(self, palette={**self.palette, **others})
 
     def colour(self, name: str) -> str:
         """Colour of a source, a tuning or "base"; names without one share a few others."""
         chosen = {**PALETTE, **self.palette}
-        return chosen.get(name, _OTHER[sum(map(ord, name)) % len(_OTHER)])
+        return chosen.get(name, OTHER[sum(map(ord, name)) % len(OTHER)])
 
     def marker(self, name: str) -> str:
         """Marker of a source or tuning; names without one have their colour's."""
         colour = self.colour(name)
-        other = _OTHER_MARKERS[_OTHER.index(colour)] if colour in _OTHER else "o"
+        other = OTHER_MARKERS[OTHER.index(colour)] if colour in OTHER else "o"
         return MARKERS.get(name, other)
 
     @property
