@@ -166,6 +166,11 @@ def test_forest_shows_each_pair_and_the_mean_of_a_contrast(studies):
     assert mean[:, 0] == pytest.approx([100 * own["low"].mean(), 100 * own["high"].mean()])
 
 
+def test_a_forest_names_the_only_reference_once(studies):
+    figure = FIGURES["effects"].draw(studies("reference"), FigureStyle())
+    assert "tuned − Published 7B" in [ax.get_title(loc="left") for ax in figure.axes]
+
+
 def test_a_forest_of_many_pairs_shows_means_by_base(studies):
     figure = FIGURES["effects"].draw(studies("six bases"), FigureStyle())
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]

@@ -20,9 +20,10 @@ CAPTION = (
     "is the mean of the pairs' own, as if the pairs erred alike, since they share their questions: "
     "it is never too narrow. A study of many pairs is shown by such means per base."
 )
-MOST = 72
+MOST = 60
 """Pairs that are shown one by one; a study of more is shown by its means per base."""
 
+_REFERENCE = "tuned - reference"
 _ORDER = (
     "tuned - base",
     "visual - text",
@@ -31,7 +32,7 @@ _ORDER = (
     "lora - full",
     "qlora - full",
     "frozen - full",
-    "tuned - reference",
+    _REFERENCE,
 )
 _INK = "#262626"
 MEAN = "#0072B2"
@@ -54,7 +55,9 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
     """Draws the figure; a notice where the study lacks what it shows."""
     if missing := needs(tables):
         return notice(style, missing)
-    effects = headline(effects_of(tables, set(tables.effects["contrast"])))
+    effects = headline(effects_of(tables, set(tables.effects["contrast"]))).copy()
+    references = set(effects.loc[effects["contrast"] == _REFERENCE, "other"])
+    effects["named"] = (effects["contrast"] == _REFERENCE) & (len(references) > 1)
     rows = _rows(tables, effects)
     contrasts = names.ordered(effects["contrast"], _ORDER)
     benchmarks = names.ordered(effects["benchmark"], names.HEADLINE)
@@ -81,7 +84,7 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
                 _dress(ax, lines[contrast], row, style, first=x == 0)
                 ax.xaxis.set_major_locator(panels.ticks(style, len(benchmarks)))
                 ax.tick_params(axis="x", labelbottom=y == len(contrasts) - 1)
-            grid[y, 0].set_title(_title(contrast), loc="left", fontweight="bold", pad=2)
+            grid[y, 0].set_title(_title(contrast, references), loc="left", fontweight="bold", pad=2)
         for x, benchmark in enumerate(benchmarks):
             for ax in grid[:, x]:
                 panels.zero_line(ax)
@@ -138,7 +141,7 @@ def _label(pair: dict[str, object], bases: dict[str, str]) -> str:
         parts.append(names.TUNING_LABELS.get(pair["tuning"], pair["tuning"]))
     if contrast.split(" - ")[0] not in names.SOURCES:
         parts.append(pair["source"])
-    if contrast == "tuned - reference":
+    if pair["named"]:
         parts.append(f"− {pair['other']}")
     return ", ".join(part for part in parts if part)
 
@@ -194,7 +197,9 @@ def _dress(ax: Axes, labels: list[str], row: float, style: FigureStyle, first: b
     ax.margins(x=0.07)
 
 
-def _title(contrast: str) -> str:
+def _title(contrast: str, references: set[str]) -> str:
+    if contrast == _REFERENCE and len(references) == 1:
+        return f"tuned − {min(references)}"
     return " − ".join(names.TUNING_LABELS.get(side, side) for side in contrast.split(" - "))
 
 
