@@ -24,6 +24,8 @@ from sight_beyond_text.commands.fetch import fetch
 from sight_beyond_text.commands.import_checkpoint import import_checkpoint
 from sight_beyond_text.commands.lm_eval import HANDED_ON, lm_eval
 from sight_beyond_text.commands.score import score
+from sight_beyond_text.commands.slurm import HANDED_ON as TO_SNAKEMAKE
+from sight_beyond_text.commands.slurm import slurm
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.leases import leased
 from sight_beyond_text.session import LAUNCHER, end_with, prepare_torch, session
@@ -419,6 +421,7 @@ app.command()(pictures)
 app.command("lm-eval", context_settings=HANDED_ON)(lm_eval)
 app.add_typer(cache, name="cache")
 app.add_typer(score, name="score")
+app.command(context_settings=TO_SNAKEMAKE)(slurm)
 
 
 def _spec(text: str) -> dict[str, Any]:

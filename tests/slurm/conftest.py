@@ -1,4 +1,4 @@
-"""A SLURM cluster of two pretended nodes, one of them with two pretended GPUs, on this machine."""
+"""A SLURM cluster of two pretended nodes, one of them with four pretended GPUs, on this machine."""
 
 import os
 import re
@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkouts import Checkout, copy
 
 PROGRAMS = ("slurmctld", "slurmd", "scontrol", "sinfo", "munged")
 # Both nodes are this machine, whatever it has. squeue remembers finished jobs for an hour, as
-# nothing keeps accounts.
+# nothing keeps accounts. Memory is watched by sampling, for a container has no cgroups to give.
+# What comes into the partition `urgent` sends jobs of `main` back into the queue.
 SETTINGS = """\
 ClusterName=pretended
 SlurmctldHost={host}(127.0.0.1)
@@ -32,22 +32,28 @@ SlurmdPidFile={folder}/%n.pid
 MailProg=/bin/true
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 GresTypes=gpu
 ReturnToService=2
 SlurmdParameters=config_overrides
 KillWait=2
 MinJobAge=3600
-NodeName=cpus NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=4000
-NodeName=gpus NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=4000 \
-Gres=gpu:2
-PartitionName=main Nodes=cpus,gpus Default=YES MaxTime=600
+NodeName=cpus NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=16000
+NodeName=gpus NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8 RealMemory=16000 \
+Gres=gpu:{gpus}
+PartitionName=main Nodes=cpus,gpus Default=YES MaxTime=600 PriorityTier=1
+PartitionName=urgent Nodes=gpus MaxTime=600 PriorityTier=9
 """
+GPUS = 4
 
 
 class Cluster:
@@ -56,7 +62,7 @@ class Cluster:
     def __init__(self, folder: Path):
         self.folder = folder
         self.configuration = folder / "slurm.conf"
-        self.daemons: list[subprocess.Popen] = []
+        self.daemons: dict[str, subprocess.Popen] = {}
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
         path = f"{folder}/bin:{os.environ['PATH']}:/usr/sbin:/sbin"
         self.environment = {**kept, "PATH": path, "SLURM_CONF": str(self.configuration)}
@@ -75,20 +81,32 @@ class Cluster:
             f"--{name}={folder}/munge.{name.removesuffix('-file')}" for name in files
         ))  # fmt: skip
         self.wait((folder / "munge.socket").exists, 20)
-        self._run("slurmctld", "-D", "-c", "-f", str(self.configuration))
+        self.start_controller("-c")
         for node in ("cpus", "gpus"):
-            self._run("slurmd", "-D", "-c", "-N", node, "-f", str(self.configuration))
-        self.wait(lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 2, 60)
+            self.start_node(node)
+        self.wait(lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 3, 60)
+
+    def start_controller(self, *options: str) -> None:
+        """Starts the controller, which knows its jobs again."""
+        self._run("slurmctld", "-D", *options, "-f", str(self.configuration))
+
+    def start_node(self, node: str) -> None:
+        self._run("slurmd", "-D", "-N", node, "-f", str(self.configuration), name=node)
+
+    def kill(self, daemon: str) -> None:
+        """Kills `slurmctld` or the daemon of a node with SIGKILL."""
+        self.daemons[daemon].kill()
+        self.daemons[daemon].wait()
 
     def _write_settings(self) -> None:
         folder = self.folder
         host = socket.gethostname().split(".")[0]
-        values = {"host": host, "folder": folder, "ports": _free_ports(3)}
+        values = {"host": host, "folder": folder, "ports": _free_ports(3), "gpus": GPUS}
         self.configuration.write_text(SETTINGS.format(**values))
         # SLURM wants GPUs to be devices; these are /dev/null by another name.
-        for number in range(2):
+        for number in range(GPUS):
             os.mknod(folder / f"gpu{number}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-        gpus = f"NodeName=gpus Name=gpu File={folder}/gpu[0-1]\n"
+        gpus = f"NodeName=gpus Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n"
         (folder / "gres.conf").write_text(gpus)
         # Snakemake's job steps forget SLURM_CONF before they call srun.
         srun = folder / "bin" / "srun"
@@ -96,10 +114,11 @@ class Cluster:
         srun.write_text(f'#!/bin/sh\nSLURM_CONF={self.configuration} exec {real} "$@"\n')
         srun.chmod(0o755)
 
-    def _run(self, *command: str) -> None:
-        with open(self.folder / f"{len(self.daemons)}-{command[0]}.log", "w") as log:
-            self.daemons.append(
-                subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+    def _run(self, *command: str, name: str | None = None) -> None:
+        name = name or command[0]
+        with open(self.folder / f"{name}.log", "a") as log:
+            self.daemons[name] = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log
             )
 
     def ask(self, *command: str) -> str:
@@ -133,7 +152,7 @@ class Cluster:
             self.ask("scancel", "-u", "root")
             self.wait(lambda: not self.ask("squeue", "-h").strip(), 15)
         finally:
-            for daemon in reversed(self.daemons):
+            for daemon in reversed(self.daemons.values()):
                 daemon.kill()
                 daemon.wait()
 
@@ -168,12 +187,6 @@ def cluster():
         yield made
         made.stop()
     finally:
-        for daemon in made.daemons:
+        for daemon in made.daemons.values():
             daemon.kill()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def fresh(repository, tmp_path) -> Checkout:
-    """A checkout in which nothing was run."""
-    return copy(repository, tmp_path / "clone")
