@@ -50,7 +50,10 @@ with leased(int(sys.argv[1])):
     mine = [held / f"gpu-{name}" for name in os.environ[VISIBLE].split(",")]
     assert len(mine) == int(sys.argv[1])
     for path in mine:
-        other = path.read_text() if path.exists() else ""
+        try:
+            other = path.read_text()
+        except FileNotFoundError:
+            other = ""
         if other and alive(other):
             (held / f"twice-{path.name}-{os.getpid()}").write_text(other)
         path.write_text(str(os.getpid()))
@@ -58,7 +61,7 @@ with leased(int(sys.argv[1])):
         told.write(f"{len(mine)} {time.monotonic()}\\n")
     time.sleep(0.4)
     for path in mine:
-        path.unlink()
+        path.unlink(missing_ok=True)
 """
 
 

@@ -19,9 +19,6 @@ import pandas as pd
 import pytest
 from checkouts import Checkout, copy
 
-from sight_beyond_text import grid
-from sight_beyond_text.study import read
-
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 LIMIT = 900
@@ -182,15 +179,23 @@ def run_of(job: dict[str, str]) -> str:
     return job["Comment"].removeprefix("rule_tune_wildcards_")
 
 
-def processes_of(checkout: Checkout, *words: str) -> list[int]:
-    """Processes that work in a checkout and in whose command all of these stand."""
+def trainers(checkout: Checkout, run: str = "") -> list[int]:
+    """The processes in a checkout that train a run, or any."""
+    return [
+        process
+        for process, command in commands(checkout)
+        if "\0tune\0" in command and run in command and "snakemake" not in command
+    ]
+
+
+def commands(checkout: Checkout) -> list[tuple[int, str]]:
+    """The processes that work in a checkout, with their arguments as the kernel keeps them."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command = (path / "cmdline").read_bytes().decode(errors="replace")
-            here = (path / "cwd").resolve() == checkout.folder.resolve()
-            if here and all(word in command for word in words):
-                found.append(int(path.name))
+            if (path / "cwd").resolve() == checkout.folder.resolve():
+                found.append((int(path.name), command))
     return found
 
 
@@ -203,7 +208,7 @@ class Jobs:
 
     def of(self, rule: str, *states: str) -> list[dict[str, str]]:
         found = [job for job in self.cluster.jobs() if job["JobId"] not in self.before]
-        found = [job for job in found if job["Comment"].startswith(f"rule_{rule}")]
+        found = [job for job in found if job.get("Comment", "").startswith(f"rule_{rule}")]
         return [job for job in found if not states or job["JobState"] in states]
 
     def one(self, number: str) -> dict[str, str]:
@@ -227,6 +232,34 @@ def in_training(checkout: Checkout, jobs: Jobs) -> list[dict[str, str]]:
     return [job for job in jobs.of("tune", "RUNNING") if point(job)]
 
 
+def held(running: Command, jobs: Jobs, count: int) -> list[dict[str, str]]:
+    """Waits until so many jobs are in the middle of a training, at the same time.
+
+    Those that are there first are stopped until the last one is.
+    """
+    checkout = running.checkout
+
+    def all_there() -> list:
+        found = in_training(checkout, jobs)
+        for job in found:
+            send(signal.SIGSTOP, trainers(checkout, run_of(job)))
+        return found if len(found) == count else []
+
+    found = running.wait(all_there, f"{count} trainings at once")
+    send(signal.SIGCONT, trainers(checkout))
+    return found
+
+
+def asks_sacct(checkout: Checkout) -> bool:
+    return any(command.startswith("sacct\0") for _, command in commands(checkout))
+
+
+def send(number: int, processes: list[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
 def resumed(checkout: Checkout, run: str) -> list[int]:
     record = checkout.folder / "results" / "runs" / run / "train.json"
     return json.loads(record.read_text())["resumed_after"]
@@ -242,9 +275,7 @@ def test_jobs_ask_for_what_the_study_says_and_their_faults_are_survived(
     path = study(checkout)
     running = start(checkout, "snakemake", COMPARED, *PROFILE, *QUICK, "--configfile", path)
 
-    ready = running.wait(
-        lambda: len(found := in_training(checkout, jobs)) == 3 and found, "three trainings"
-    )
+    ready = held(running, jobs, 3)
     assert {job["NodeList"] for job in ready} == {"gpus"}
     # All GPUs are taken, so something urgent sends one of the trainings back into the queue.
     urgent = ("sbatch", "--parsable", "-p", "urgent", "--gpus=1", "--mem=10", "-o", "/dev/null")
@@ -257,8 +288,7 @@ def test_jobs_ask_for_what_the_study_says_and_their_faults_are_survived(
     cancelled, hanging = left
     cluster.ask("scancel", cancelled["JobId"])
     # One hangs; its limit is lowered to a minute so as not to wait for longer.
-    for process in processes_of(checkout, "tune", run_of(hanging)):
-        os.kill(process, signal.SIGSTOP)
+    send(signal.SIGSTOP, trainers(checkout, run_of(hanging)))
     cluster.ask("scontrol", "update", f"JobId={hanging['JobId']}", "TimeLimit=1")
     cluster.ask("scontrol", "update", "NodeName=gpus", "State=DRAIN", "Reason=test")
     again = running.wait(
@@ -308,17 +338,14 @@ def test_jobs_ask_for_what_the_study_says_and_their_faults_are_survived(
 
 def test_what_breaks_around_the_jobs_is_survived(cluster, undisturbed, start, tmp_path):
     """Snakemake killed while its jobs live, a node's daemon killed, the controller away."""
-    runs = {spec["tuning"]: spec["id"] for spec in grid.run_specs(read(study(undisturbed)))}
-    parts = [f"results/runs/{runs[tuning]}" for tuning in ("full", "lora")]
-    checkout = without(undisturbed, tmp_path / "clone", "results/studies", *parts)
+    parts = ("results/studies", "results/runs/*-full-*", "results/runs/*-lora-*")
+    checkout = without(undisturbed, tmp_path / "clone", *parts)
     jobs = Jobs(cluster)
     command = ("sight_beyond_text.cli", "slurm", COMPARED, "--patience", "45", *QUICK)
     command += ("--configfile", study(checkout))
 
     first = start(checkout, *command)
-    ready = first.wait(
-        lambda: len(found := in_training(checkout, jobs)) == 2 and found, "two trainings"
-    )
+    ready = held(first, jobs, 2)
     # The node's daemon goes and comes; its jobs don't notice.
     cluster.kill("gpus")
     time.sleep(2)
@@ -326,7 +353,7 @@ def test_what_breaks_around_the_jobs_is_survived(cluster, undisturbed, start, tm
     # Who watches is killed, and with it Snakemake. Its jobs live on.
     first.process.kill()
     first.process.wait()
-    cluster.wait(lambda: not processes_of(checkout, "snakemake", "jobname-prefix"), 20)
+    cluster.wait(lambda: not any("jobname-prefix" in told for _, told in commands(checkout)), 20)
     assert {job["JobId"] for job in jobs.of("tune", "RUNNING")} & {job["JobId"] for job in ready}
 
     second = start(checkout, *command)
@@ -346,7 +373,7 @@ def test_what_breaks_around_the_jobs_is_survived(cluster, undisturbed, start, tm
     went = time.monotonic()
     second.wait(lambda: time.monotonic() > went + OUTAGE, "half a minute")
     with contextlib.suppress(AssertionError):
-        second.wait(lambda: processes_of(checkout, "sacct"), "the plugin to look for accounts", 60)
+        second.wait(lambda: asks_sacct(checkout), "the plugin to look for accounts", 60)
     cluster.start_controller()
     second.finish()
 
