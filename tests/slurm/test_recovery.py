@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -223,11 +224,12 @@ def asked(job: dict[str, str]) -> tuple[str, int, str, str, int]:
 
 
 def in_training(checkout: Checkout, jobs: Jobs) -> list[dict[str, str]]:
-    """Jobs of tunings that run and have written a resume point."""
+    """Jobs of tunings that run and have written a resume point themselves."""
 
     def point(job) -> bool:
         folder = checkout.folder / "results" / "runs" / run_of(job) / "checkpoint" / "resume"
-        return any(folder.glob("checkpoint-*/resume.json"))
+        made = [path.stat().st_mtime for path in folder.glob("checkpoint-*/resume.json")]
+        return max(made, default=0) > datetime.fromisoformat(job["StartTime"]).timestamp()
 
     return [job for job in jobs.of("tune", "RUNNING") if point(job)]
 
@@ -359,15 +361,16 @@ def test_what_breaks_around_the_jobs_is_survived(cluster, undisturbed, start, tm
     second = start(checkout, *command)
     twins = []
 
-    def trained_again() -> list:
+    def trained_again() -> bool:
         living = jobs.of("tune", "RUNNING", "PENDING", "SUSPENDED")
         names = [run_of(job) for job in living]
         twins.extend(name for name in names if names.count(name) > 1)
-        old = {job["JobId"] for job in ready}
-        return [job for job in in_training(checkout, jobs) if job["JobId"] not in old]
+        new = [job for job in living if job["JobId"] not in {old["JobId"] for old in ready}]
+        return len(new) == 2
 
-    second.wait(trained_again, "a training by the second Snakemake")
+    second.wait(trained_again, "the jobs of a second Snakemake")
     assert not twins, f"two living jobs of one run\n{second.all()}"
+    held(second, jobs, 2)
     # The controller is away while the plugin asks for its jobs, and forgets them.
     cluster.kill("slurmctld")
     went = time.monotonic()
