@@ -149,6 +149,9 @@ def test_the_same_seed_gives_the_same_weights(world, trained):
     record = train(given, world / "runs" / "again" / "train.json")
     weights = "adapter/adapter_model.safetensors"
     assert record["files"][weights] == trained["lora"][1]["files"][weights]
+    # Another process would hold them in another order, and the record tells of each byte.
+    written = json.loads((world / "runs/again/checkpoint/adapter/adapter_config.json").read_text())
+    assert written["target_modules"] == sorted(given["lora"]["targets"])
 
 
 def test_a_finished_run_is_not_trained_again(world, trained):

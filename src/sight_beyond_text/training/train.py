@@ -204,6 +204,10 @@ def _save(state: dict, mode: str, llm, adapted, tokenizer, folder: Path) -> None
         tokenizer.save_pretrained(folder / "llm")
     elif adapted is not None:
         named = {f"base_model.model.{name}": tensor for name, tensor in language.items()}
+        # peft holds them as a set, whose order differs from process to process.
+        config = adapted.peft_config["default"]
+        if isinstance(config.target_modules, set):
+            config.target_modules = sorted(config.target_modules)
         # Else peft asks the hub about the base's vocabulary, once all is learned.
         adapted.save_pretrained(folder / "adapter", state_dict=named, save_embedding_layers=False)
         check_adapter(adapted, folder / "adapter")
