@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,8 @@ def keep_going(arguments: Sequence[str], patience: float = PATIENCE) -> int:
     Raises:
         UserError: somebody else does so in this folder, or there is no SLURM here.
     """
+    if shutil.which("squeue") is None:
+        raise UserError("squeue: no such program; run this where SLURM's are")
     prefix = f"sight-{digest(str(Path.cwd()))}"
     command = [sys.executable, "-m", "snakemake", *arguments]
     if not any(word.split("=")[0] == "--workflow-profile" for word in arguments):
@@ -162,16 +165,10 @@ def _end(running: subprocess.Popen) -> int:
 
 
 def live_jobs(prefix: str) -> list[str] | None:
-    """Ids of this user's jobs that wait or run and whose names begin so; None without an answer.
-
-    Raises:
-        UserError: there is no SLURM here.
-    """
+    """Ids of this user's jobs that wait or run and whose names begin so; None without an answer."""
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%j"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except FileNotFoundError:
-        raise UserError("squeue: no such program; run this where SLURM's are") from None
     except subprocess.TimeoutExpired:
         return None
     if done.returncode:

@@ -124,6 +124,7 @@ def test_one_that_waits_with_nothing_in_the_queue_is_started_again(start, folder
     )
 
 
+@pytest.mark.slow
 def test_starts_that_bring_nothing_into_the_queue_come_to_an_end(start, folder):
     assert start("--patience", "1").wait(2 * WITHIN) == 1
     assert told(folder)[-1] == "3 starts brought no job into the queue; giving up"
@@ -179,13 +180,8 @@ def test_jobs_that_live_are_told_from_others(folder):
     assert live_jobs("mine") is None
 
 
-def test_where_there_is_no_slurm_it_says_so(start, folder):
-    (folder / "bin" / "squeue").unlink()
-    path = os.environ["PATH"]
-    os.environ["PATH"] = "/nonexistent"
-    try:
-        process = start()
-    finally:
-        os.environ["PATH"] = path
-    assert process.wait(WITHIN) == 2
+def test_where_there_is_no_slurm_it_says_so(start, folder, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert start().wait(WITHIN) == 2
     assert "error: squeue: no such program" in (folder / "told").read_text()
+    assert not starts(folder)
