@@ -37,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SpecText = Annotated[str, typer.Argument(metavar="SPEC", help="The spec, as JSON.")]
+SpecText = Annotated[str, typer.Argument(metavar="SPEC", help="The spec, as JSON; - reads it.")]
 Log = Annotated[Path | None, typer.Option(help="Gets all output; errors are shown too.")]
 Threads = Annotated[
     int | None, typer.Option(help="Threads of numerical libraries, over all processes.")
@@ -312,7 +312,10 @@ def _train(run: str, record: Path, log: Path | None, threads: int | None, gpus: 
 @app.command()
 def evaluate(
     evaluations: Annotated[
-        list[str], typer.Argument(metavar="SPEC...", help="One spec or several, as JSON.")
+        list[str],
+        typer.Argument(
+            metavar="SPEC...", help="One spec or several, as JSON; - reads lines of it."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -328,6 +331,8 @@ def evaluate(
     soon as it is done; one on text that is finished isn't scored again.
     """
     with session(log, threads), leased(1 if gpus is None else gpus):
+        if evaluations == ["-"]:
+            evaluations = sys.stdin.read().splitlines()
         specs = [_evaluation(text) for text in evaluations]
         if out is not None and len(specs) > 1:
             raise UserError("--out: one folder for several specs; leave it out: each has its own")
@@ -425,6 +430,8 @@ app.command(context_settings=TO_SNAKEMAKE)(slurm)
 
 
 def _spec(text: str) -> dict[str, Any]:
+    # Linux takes no argument of more than 128 KiB; the workflow hands what may be longer to stdin.
+    text = sys.stdin.read() if text == "-" else text
     try:
         made = json.loads(text)
     except json.JSONDecodeError as error:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
 from pathlib import Path
 
 from sight_beyond_text.errors import UserError
@@ -47,6 +47,23 @@ class Spec(dict):
 
     def __format__(self, form: str) -> str:
         return format(str(self), form)
+
+
+def _once(make: Callable) -> Callable:
+    """Keeps what a function of a study, and of more that can be hashed, made of them.
+
+    Every run asks for its alignment, every evaluation for its run: large grids would be worked out
+    many times over. Files that a study names are looked at once for each `Study`.
+    """
+
+    @wraps(make)
+    def remembered(study: Study, *arguments):
+        key = (make.__name__, *arguments)
+        if key not in study.remembered:
+            study.remembered[key] = make(study, *arguments)
+        return study.remembered[key]
+
+    return remembered
 
 
 def identity(path: str, revision: str | None = None) -> str:
@@ -165,6 +182,7 @@ def import_specs(study: Study) -> list[Spec]:
     ]
 
 
+@_once
 def import_spec(study: Study, reference: Reference) -> Spec:
     """How a reference's released weights become a checkpoint, and where it lies.
 
@@ -246,6 +264,7 @@ def check_inputs(study: Study, files: Sequence[str | Path] = ()) -> None:
         )
 
 
+@_once
 def instructions_spec(study: Study) -> Spec | None:
     """How instructions and alignment pairs are made from COCO; None where files are given."""
     data = study.data
@@ -283,6 +302,7 @@ def learned_from(study: Study) -> dict[str, str | None]:
     return out
 
 
+@_once
 def leaks_spec(study: Study) -> Spec:
     """What is looked for in which files, before what leaks is left out of all runs."""
     files, text, image = learned_from(study), benchmarks(study, "text"), benchmarks(study, "image")
@@ -344,6 +364,7 @@ def _told(part: Model) -> dict:
 _LATER = ("max_learned_tokens", "boxes", "shots", "more_metrics")
 
 
+@_once
 def features_spec(study: Study, precision: str) -> Spec:
     """The tower's features of all training images, computed once for all runs of a precision."""
     files = sorted(
@@ -373,6 +394,7 @@ def _with_images(study: Study) -> list[Source]:
     return [source for source in study.sources.values() if source.form == "visual"]
 
 
+@_once
 def seen_spec(study: Study, precision: str) -> Spec:
     """The tower's features of the benchmarks' images, computed once for all of a precision."""
     chosen = {
@@ -437,10 +459,12 @@ def base_source(study: Study, base: Base) -> dict:
     }
 
 
+@_once
 def _tower(study: Study) -> dict:
     return {**study.tower.model_dump(), "model": study.path(study.tower.model)}
 
 
+@_once
 def align_spec(study: Study, base: str, seed: int) -> Spec:
     """Stage 1 of a base: its projector is trained on image and caption pairs."""
     spec = {
@@ -461,6 +485,7 @@ def align_spec(study: Study, base: str, seed: int) -> Spec:
     return _identified(spec, ALIGNMENTS, f"{base}-align-s{seed}")
 
 
+@_once
 def run_spec(study: Study, cell: Cell) -> Spec:
     """Stage 2 of one cell of the grid."""
     tuning, source = study.tunings[cell.tuning], study.sources[cell.source]
@@ -530,6 +555,7 @@ def _named(model: dict) -> dict:
     return {"path": model["model"], "revision": model["revision"]}
 
 
+@_once
 def subjects(study: Study) -> list[Spec]:
     """Everything that is evaluated: the untuned bases, the references, the runs.
 
@@ -617,11 +643,13 @@ def _checkpoint_record(reference: Reference) -> dict:
     return record
 
 
+@_once
 def run_specs(study: Study) -> list[Spec]:
     """Stage 2 of every cell that is kept."""
     return [run_spec(study, cell) for cell in study.cells()[0]]
 
 
+@_once
 def align_specs(study: Study) -> list[Spec]:
     """Stage 1 of every base, once a seed."""
     return [align_spec(study, base, seed) for base in study.bases for seed in study.seeds]
@@ -677,6 +705,7 @@ def check_spec(study: Study) -> Spec:
     )
 
 
+@_once
 def evaluation_specs(study: Study) -> list[Spec]:
     """Every scoring of the study: each subject on each suite that it can be scored on."""
     made = []

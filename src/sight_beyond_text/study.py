@@ -798,8 +798,15 @@ class Study(Model):
 
     @cached_property
     def remembered(self) -> dict[str, Any]:
-        """What others worked out of the study alone; it never changes."""
+        """What others worked out of the study, and of the files that it names, once."""
         return {}
+
+    def __copy__(self) -> Study:
+        # model_copy changes the copy: what was worked out isn't its own.
+        copied = super().__copy__()
+        for name in ("world", "remembered"):
+            copied.__dict__.pop(name, None)
+        return copied
 
     def path(self, given: str) -> str:
         """Where a path lies: `micro:...` in the world, `resource:...` in one, else as it is."""

@@ -283,3 +283,12 @@ def test_planning_needs_no_heavy_library(repository: Path) -> None:
         text=True,
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_spec_longer_than_an_argument_may_be_comes_by_stdin(tmp_path):
+    spec = json.dumps({"text": {}, "note": "x" * 200_000})
+    command = [sys.executable, "-m", "sight_beyond_text.cli", "check", "-"]
+    done = subprocess.run(command, input=spec, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    broken = subprocess.run(command, input=spec[:-1], capture_output=True, text=True, cwd=tmp_path)
+    assert broken.returncode == 2 and broken.stderr.startswith("error: not JSON: '{\"text")

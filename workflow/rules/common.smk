@@ -1,6 +1,7 @@
 # What the rules share: the study, its specs, where things lie, banners.
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -48,6 +49,9 @@ if all(benchmark.path for benchmark in STUDY.evaluation.text.values()):
     # asked for, where a study gives no path.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Checkpoints that references name.
+NAMED = {reference.checkpoint for reference in STUDY.references.values()}
+
 # Specs by id; drawing from cached tables needs none.
 RUNS, ALIGNMENTS, EVALUATIONS, FEATURES, IMPORTS, INSTRUCTIONS = {}, {}, {}, {}, {}, None
 if not FROM_CACHE:
@@ -63,7 +67,7 @@ def record_of(checkpoint):
     """The completion record that stands for a checkpoint; one that is named is there already."""
     if f"{checkpoint}.json" in IMPORTS:
         return f"{checkpoint}.json"
-    if checkpoint in {reference.checkpoint for reference in STUDY.references.values()}:
+    if checkpoint in NAMED:
         return ancient(f"{checkpoint}/{grid.COMPLETE}")
     return f"{os.path.dirname(checkpoint)}/train.json"
 
@@ -86,6 +90,16 @@ def made(path):
     return ancient(path) if os.path.exists(path) else []
 
 
+def waited_for(paths):
+    """What to wait for before some paths can be read, each once: most have a record in common."""
+    found = {}
+    for path in paths:
+        waits = made(path)
+        if waits:
+            found.setdefault(str(waits), waits)
+    return list(found.values())
+
+
 def training_inputs(spec):
     """What a training waits for, besides its alignment."""
     data = spec["data"]
@@ -96,21 +110,21 @@ def training_inputs(spec):
     paths += [data[key] for key in ("instances", "leaks") if key in data]
     if spec["features"] is not None:
         paths.append(f"{spec['features']}/features.json")
-    return [made(path) for path in paths]
+    return waited_for(paths)
 
 
 def import_inputs(spec):
     """What an import waits for: the released weights and the base's configuration."""
     # A folder of one's own may be another at any time; its files' content is in the ids.
     released = HUB[spec["source"]] if spec["local"] is None else []
-    return [released, made(spec["base"]["model"])]
+    return [released, *waited_for([spec["base"]["model"]])]
 
 
 def features_inputs(spec):
     """What the tower's features wait for."""
     if "benchmarks" in spec:
-        return [made(spec["tower"]["model"]), *benchmark_inputs("image")]
-    return [made(path) for path in [spec["tower"]["model"], spec["images"], *spec["instructions"]]]
+        return waited_for([spec["tower"]["model"], *benchmark_files("image")])
+    return waited_for([spec["tower"]["model"], spec["images"], *spec["instructions"]])
 
 
 def alignment_of(wildcards):
@@ -136,21 +150,25 @@ def evaluation_of(wildcards):
 def evaluation_inputs(spec):
     """What an evaluation waits for: weights, projector, tower, benchmarks."""
     subject = spec["subject"]
-    waits = [made(subject["base"]["model"]), *benchmark_inputs(spec["suite"])]
-    if subject["checkpoint"] is not None:
-        waits.append(record_of(subject["checkpoint"]))
+    paths = [subject["base"]["model"], *benchmark_files(spec["suite"])]
+    records = [subject["checkpoint"]] if subject["checkpoint"] is not None else []
     if spec["suite"] == "image":
-        waits += [record_of(subject["projector"]), made(subject["tower"]["model"])]
-        waits.append(made(f"{spec['features']}/features.json"))
-    return waits
+        records.append(subject["projector"])
+        paths += [subject["tower"]["model"], f"{spec['features']}/features.json"]
+    return [*waited_for(paths), *map(record_of, dict.fromkeys(records))]
+
+
+@cache
+def benchmark_files(suite):
+    """Paths that the benchmarks of a suite are read from."""
+    benchmarks = grid.benchmarks(STUDY, suite).values()
+    keys = ("path", "images", "questions", "annotations")
+    return sorted({entry[key] for entry in benchmarks for key in keys if entry.get(key)})
 
 
 def benchmark_inputs(suite):
-    """Files that the benchmarks of a suite are read from."""
-    benchmarks = grid.benchmarks(STUDY, suite).values()
-    keys = ("path", "images", "questions", "annotations")
-    paths = {benchmark[key] for benchmark in benchmarks for key in keys if benchmark.get(key)}
-    return [made(path) for path in sorted(paths)]
+    """What to wait for before the benchmarks of a suite can be read."""
+    return waited_for(benchmark_files(suite))
 
 
 def checked_inputs():
@@ -161,14 +179,15 @@ def checked_inputs():
     return sorted({made(path) for path in paths if path.startswith("resources/")})
 
 
-def asked(rule, what, spec_of):
-    """What a job asks for (`gpu`, `threads`, `mem_mb`, `runtime`), as a function for its rule."""
+def asked(rule, what, spec_of=lambda wildcards: {}):
+    """What a training asks for (`gpu`, `threads`, `mem_mb`, `runtime`), as its rule takes it.
+
+    Other jobs have one process whatever their spec says. What is then alike in all of a rule's jobs
+    is told as a number, which Snakemake needn't ask each job for.
+    """
+    if what in ("gpu", "threads") and rule in ("evaluate", "cache_features"):
+        return jobs.asked(STUDY, rule, {})[what]
     return lambda wildcards, attempt: jobs.asked(STUDY, rule, spec_of(wildcards), attempt)[what]
-
-
-def always(spec):
-    """A spec as a function for the rule of one job."""
-    return lambda wildcards: spec
 
 
 def evaluation_tables(specs):

@@ -23,7 +23,7 @@ rule compare:
     message:
         "Compare {STUDY.name}"
     shell:
-        "sight compare {params.study:q} --tables {params.tables:q}"
+        "printf '%s' {params.study:q} | sight compare - --tables {params.tables:q}"
         " --record {output.record:q} --log {log:q}"
 
 

@@ -18,18 +18,17 @@ if STUDY.jobs.evaluations_per_job == 1:
             key="[0-9a-f]{8}",
         conda:
             "../../envs/evaluate.yaml"
-        threads: asked("evaluate", "threads", evaluation_of)
+        threads: asked("evaluate", "threads")
         resources:
-            gpu=asked("evaluate", "gpu", evaluation_of),
-            mem_mb=asked("evaluate", "mem_mb", evaluation_of),
-            runtime=asked("evaluate", "runtime", evaluation_of),
+            gpu=asked("evaluate", "gpu"),
+            mem_mb=asked("evaluate", "mem_mb"),
+            runtime=asked("evaluate", "runtime"),
         params:
             evaluation=evaluation_of,
-            folder=lambda wildcards: evaluation_of(wildcards)["folder"],
         message:
             "Evaluate {wildcards.subject} ({wildcards.suite})"
         shell:
-            "sight evaluate {params.evaluation:q} --out {params.folder:q}"
+            "printf '%s\\n' {params.evaluation:q} | sight evaluate -"
             " --threads {threads} --gpus {resources.gpu} --log {log:q}"
 
 else:
@@ -49,15 +48,15 @@ else:
                 f"logs/studies/{STUDY.name}/evaluate_{NUMBER}.benchmark.tsv"
             conda:
                 "../../envs/evaluate.yaml"
-            threads: asked("evaluate", "threads", always(TOGETHER[0]))
+            threads: asked("evaluate", "threads")
             resources:
-                gpu=asked("evaluate", "gpu", always(TOGETHER[0])),
-                mem_mb=asked("evaluate", "mem_mb", always(TOGETHER[0])),
-                runtime=asked("evaluate", "runtime", always(TOGETHER[0])),
+                gpu=asked("evaluate", "gpu"),
+                mem_mb=asked("evaluate", "mem_mb"),
+                runtime=asked("evaluate", "runtime"),
             params:
                 evaluations=TOGETHER,
             message:
                 f"Evaluate {TOGETHER[0]['subject']['id']} and others of its base"
             shell:
-                "sight evaluate {params.evaluations:q}"
+                "printf '%s\\n' {params.evaluations:q} | sight evaluate -"
                 " --threads {threads} --gpus {resources.gpu} --log {log:q}"

@@ -89,17 +89,17 @@ rule cache_features:
         f"logs/{grid.FEATURES}/{{key}}.benchmark.tsv"
     conda:
         "../../envs/evaluate.yaml"
-    threads: asked("cache_features", "threads", features_of)
+    threads: asked("cache_features", "threads")
     resources:
-        gpu=asked("cache_features", "gpu", features_of),
-        mem_mb=asked("cache_features", "mem_mb", features_of),
-        runtime=asked("cache_features", "runtime", features_of),
+        gpu=asked("cache_features", "gpu"),
+        mem_mb=asked("cache_features", "mem_mb"),
+        runtime=asked("cache_features", "runtime"),
     params:
         features=features_of,
     message:
         "Features of images"
     shell:
-        "sight features {params.features:q}"
+        "printf '%s' {params.features:q} | sight features -"
         " --threads {threads} --gpus {resources.gpu} --log {log:q}"
 
 
@@ -125,7 +125,7 @@ if STUDY.data.leakage == "drop":
         message:
             "Look for the evaluation in the training data"
         shell:
-            "sight leaks --spec {params.leaks:q} --out {output:q} --log {log:q}"
+            "printf '%s' {params.leaks:q} | sight leaks --spec - --out {output:q} --log {log:q}"
 
 
 # It is no input of a training: a check that is due again must not make trainings due. Taking all
@@ -152,4 +152,4 @@ rule check_inputs:
     message:
         "Check the files that were given"
     shell:
-        "sight check {params.inputs:q} --log {log:q}"
+        "printf '%s' {params.inputs:q} | sight check - --log {log:q}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -65,7 +66,9 @@ def card(
 def leaks(
     study: StudyFile = Path("config.yaml"),
     out: Annotated[Path | None, typer.Option(help="JSON file with all that was found.")] = None,
-    spec: Annotated[str | None, typer.Option(help="What to compare, as JSON (workflows).")] = None,
+    spec: Annotated[
+        str | None, typer.Option(help="What to compare, as JSON; - reads it (workflows).")
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="Gets all output.")] = None,
 ) -> None:
     """Looks for photos and questions of the evaluation in what a study learns from."""
@@ -75,6 +78,8 @@ def leaks(
     from sight_beyond_text.study import read
 
     with session(log):
+        if spec == "-":
+            spec = sys.stdin.read()
         asked = json.loads(spec) if spec is not None else grid.leaks_spec(read(study))
         found = find_leaks(asked["learned_from"], asked["text"], asked["image"])
         print(as_table(found))

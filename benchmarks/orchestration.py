@@ -1,0 +1,237 @@
+"""Measures what orchestration costs, beside the work that it orchestrates.
+
+    python benchmarks/orchestration.py --planning
+
+Planning: seconds of `snakemake --dry-run` and of `sight plan` for generated studies of 100, 1,000
+and 10,000 runs in which nothing was done yet, each command in a process of its own, as it is typed,
+its start included. The studies are the default study with more bases (folders of their own, whose
+files are hashed), sources (some with instructions of their own), tunings and seeds; each run is
+scored on both suites, in a job each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from sight_beyond_text.files import read_json, write_json, write_text
+from sight_beyond_text.session import session
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+GRIDS = {100: (2, 2, 5, 5), 1_000: (4, 5, 5, 10), 10_000: (10, 10, 10, 10)}
+"""Runs: bases, sources, tunings and seeds that span them."""
+
+SECONDS = {1_000: 10, 10_000: 120}
+"""What each of the commands may take."""
+
+
+def main() -> None:
+    """Measures what was asked for, prints tables, writes JSON and a page."""
+    args = _parsed()
+    report = read_json(args.out, "earlier measurements") if args.out.is_file() else {}
+    if args.planning:
+        report["planning"] = measured_planning(args.runs)
+    write_json(args.out, report)
+    page = as_page(report)
+    write_text(args.out.with_suffix(".md"), page)
+    print(page)
+    slow = [row for row in report["planning"]["rows"] if _is_slow(row)]
+    if slow:
+        sys.exit("over the bound: " + ", ".join(f"{row['command']} {row['runs']}" for row in slow))
+
+
+def measured_planning(grids: list[int]) -> dict:
+    """Times both commands for each grid.
+
+    Returns:
+        How and where it was measured, and `rows`: `command`, `runs`, `jobs` that are planned,
+        `seconds` on the clock, `cpu` seconds, `gib` at the peak.
+    """
+    rows = []
+    for runs in grids:
+        with tempfile.TemporaryDirectory() as folder:
+            study = write_study(Path(folder), runs)
+            for command in (_snakemake(study), _sight_plan(study)):
+                rows.append({"runs": runs, **_timed(command, Path(folder))})
+                print(_line(rows[-1]), file=sys.stderr)
+    return {
+        "repeat": shlex.join(["python", "benchmarks/orchestration.py", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "snakemake": _version("snakemake"),
+        "hardware": _hardware(),
+        "rows": rows,
+    }
+
+
+def write_study(folder: Path, runs: int) -> Path:
+    """Writes a study of so many runs with the files that it names; returns its path."""
+    bases, sources, tunings, seeds = GRIDS[runs]
+    values = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+    values["name"] = f"grid-{runs}"
+    values["bases"] = {
+        f"base-{number}": {"model": _write_base(folder, number), "template": "v1"}
+        for number in range(bases)
+    }
+    values["sources"] = {
+        f"source-{number}": _source(folder, number, values["data"]) for number in range(sources)
+    }
+    modes = ("full", "lora", "qlora")
+    values["tunings"] = {
+        f"tuning-{number}": {
+            **values["tunings"][modes[number % len(modes)]],
+            "mode": modes[number % len(modes)],
+            "learning_rate": 1e-3 / (number + 1),
+        }
+        for number in range(tunings)
+    }
+    values["seeds"] = list(range(seeds))
+    values["jobs"] = {"gpu": False}
+    path = folder / "study.yaml"
+    write_text(path, yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def _write_base(folder: Path, number: int) -> str:
+    """A folder like a downloaded model's, without its weights."""
+    base = folder / "models" / f"base-{number}"
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 1024,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "number": number,
+    }
+    write_json(base / "config.json", config)
+    write_json(base / "tokenizer.json", {"model": {"vocab": {f"w{i}": i for i in range(1024)}}})
+    return str(base.relative_to(folder))
+
+
+def _source(folder: Path, number: int, data: dict) -> dict:
+    form = ("visual", "caption", "text")[number % 3]
+    if number < 3:
+        return {"form": form}
+    turns = [
+        {"from": "human", "value": "<image>\nWhat is this?"},
+        {"from": "gpt", "value": f"A circle, said source {number}."},
+    ]
+    path = folder / "instructions" / f"{number}.json"
+    write_json(
+        path, [{"id": str(n), "image": f"{n}.png", "conversations": turns} for n in range(999)]
+    )
+    return {"form": form, "instructions": str(path.relative_to(folder))}
+
+
+def _snakemake(study: Path) -> list[str]:
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", "--cores", "2"]
+    command += ["--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(study.parent)]
+    return [
+        *command,
+        "--workflow-profile",
+        str(REPOSITORY / "profiles/default"),
+        "--configfile",
+        str(study),
+    ]
+
+
+def _sight_plan(study: Path) -> list[str]:
+    return [sys.executable, "-m", "sight_beyond_text.cli", "plan", str(study)]
+
+
+def _timed(command: list[str], folder: Path) -> dict:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
+    with tempfile.TemporaryFile("w+") as told:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=told, stderr=told)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        told.seek(0)
+        text = told.read()
+    if status:
+        sys.exit(f"{shlex.join(command)} failed:\n{text[-3000:]}")
+    jobs = re.search(r"^total\s+(\d+)", text, re.M)
+    return {
+        "command": "snakemake --dry-run" if "snakemake" in command else "sight plan",
+        "jobs": int(jobs[1]) if jobs else None,
+        "seconds": seconds,
+        "cpu": used.ru_utime + used.ru_stime,
+        "gib": used.ru_maxrss / 2**20,
+    }
+
+
+def as_page(report: dict) -> str:
+    """The measurements as a page."""
+    planning = report["planning"]
+    return "\n".join(
+        [
+            "# What orchestration costs",
+            "",
+            "## Planning",
+            "",
+            "Studies of which nothing was done yet; each run is scored on both suites. Each command"
+            " was run once, as it is typed, from its start to its end.",
+            "",
+            f"Measured on {planning['date']}: {planning['hardware']}, Python {planning['python']},"
+            f" Snakemake {planning['snakemake']}. To repeat it: `{planning['repeat']}`.",
+            "",
+            "| command | runs | jobs | seconds | CPU, s | peak, GiB | allowed, s |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+            *map(_line, planning["rows"]),
+            "",
+        ]
+    )
+
+
+def _line(row: dict) -> str:
+    jobs = "-" if row["jobs"] is None else f"{row['jobs']:,}"
+    cells = [row["command"], f"{row['runs']:,}", jobs, f"{row['seconds']:.1f}", f"{row['cpu']:.1f}"]
+    return f"| {' | '.join(cells)} | {row['gib']:.2f} | {SECONDS.get(row['runs'], '-')} |"
+
+
+def _is_slow(row: dict) -> bool:
+    return row["seconds"] > SECONDS.get(row["runs"], float("inf"))
+
+
+def _hardware() -> str:
+    named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    return f"{os.cpu_count()} cores of {named[1].strip() if named else platform.machine()}"
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def _parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--planning", action="store_true", help="time the planning of large grids")
+    add("--runs", type=int, nargs="+", choices=list(GRIDS), default=list(GRIDS), metavar="N")
+    out = Path(__file__).parent / "results" / "orchestration.json"
+    add("--out", type=Path, default=out, help="JSON file; its page lies beside it")
+    args = parser.parse_args()
+    if not args.planning:
+        parser.error("nothing to measure; give --planning")
+    return args
+
+
+if __name__ == "__main__":
+    with session():
+        main()
