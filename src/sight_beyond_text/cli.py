@@ -6,6 +6,7 @@ evaluation's. Heavy libraries are imported by the step that needs them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from sight_beyond_text.commands.data import card, check_data, leaks
 from sight_beyond_text.commands.explore import explore, pictures
 from sight_beyond_text.commands.export import export
 from sight_beyond_text.commands.fetch import fetch
+from sight_beyond_text.commands.gc import gc
 from sight_beyond_text.commands.import_checkpoint import import_checkpoint
 from sight_beyond_text.commands.lm_eval import HANDED_ON, lm_eval
 from sight_beyond_text.commands.score import score
@@ -28,6 +30,7 @@ from sight_beyond_text.commands.slurm import HANDED_ON as TO_SNAKEMAKE
 from sight_beyond_text.commands.slurm import slurm
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.leases import leased
+from sight_beyond_text.locks import held
 from sight_beyond_text.session import LAUNCHER, end_with, prepare_torch, session
 
 app = typer.Typer(
@@ -259,9 +262,11 @@ def features(
     settings: SpecText, log: Log = None, threads: Threads = None, gpus: Gpus = None
 ) -> None:
     """Computes what the vision tower makes of images, once for all that read them."""
-    with session(log, threads), leased(1 if gpus is None else gpus):
-        prepare_torch(threads)
+    with session(log, threads), contextlib.ExitStack() as entered:
         read = _spec(settings)
+        entered.enter_context(held([read["folder"]]))
+        entered.enter_context(leased(1 if gpus is None else gpus))
+        prepare_torch(threads)
         if "benchmarks" in read:
             from sight_beyond_text.evaluation.image_features import make_features
         else:
@@ -292,17 +297,21 @@ def _train(run: str, record: Path, log: Path | None, threads: int | None, gpus: 
         spec = _spec(run)
     from sight_beyond_text.training.launch import is_one_of_several, launch
 
+    # Several may run the same at once, each from a folder of their own: whoever comes second waits,
+    # and then finds it finished.
+    folder = Path(spec["checkpoint"]).parent
     processes = spec["training"]["processes"]
     gpus = processes if gpus is None else gpus
     if processes > 1 and not is_one_of_several():
-        with session(), leased(gpus, processes):
+        with session(), held([folder]), leased(gpus, processes):
             os.environ[LAUNCHER] = str(os.getpid())
             launch(processes, sys.argv[1:])
         return
     if LAUNCHER in os.environ:
         end_with(int(os.environ[LAUNCHER]))
     each = threads and max(1, threads // processes)
-    with session(log, each), leased(gpus):
+    is_first = LAUNCHER not in os.environ and int(os.environ.get("RANK", 0)) == 0
+    with session(log, each), held([folder] if is_first else []), leased(gpus):
         prepare_torch(each)
         from sight_beyond_text.training.train import train
 
@@ -330,12 +339,14 @@ def evaluate(
     Of several specs, those on text that share a base share one load of it. Each gets its tables as
     soon as it is done; one on text that is finished isn't scored again.
     """
-    with session(log, threads), leased(1 if gpus is None else gpus):
+    with session(log, threads), contextlib.ExitStack() as entered:
         if evaluations == ["-"]:
             evaluations = sys.stdin.read().splitlines()
         specs = [_evaluation(text) for text in evaluations]
         if out is not None and len(specs) > 1:
             raise UserError("--out: one folder for several specs; leave it out: each has its own")
+        entered.enter_context(held(out or spec["folder"] for spec in specs))
+        entered.enter_context(leased(1 if gpus is None else gpus))
         prepare_torch(threads)
         from sight_beyond_text.models.checkpoints import verify
 
@@ -420,6 +431,7 @@ app.command()(corrupt)
 app.command()(explore)
 app.command()(export)
 app.command()(fetch)
+app.command()(gc)
 app.command("import")(import_checkpoint)
 app.command()(leaks)
 app.command()(pictures)

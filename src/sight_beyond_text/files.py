@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -31,11 +32,29 @@ def write_text(path: str | Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())
+        share(temporary)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def share(path: str | Path) -> None:
+    """Gives a file, or a folder with all in it, the rights that the umask leaves to new ones.
+
+    Temporary files and folders, and what safetensors writes, are for their owner alone. A folder
+    keeps its setgid bit, by which what is made in it belongs to its group.
+    """
+    umask, path = _umask(), Path(path)
+    inside = path.rglob("*") if path.is_dir() else ()
+    for part in (path, *inside):
+        if part.is_symlink():
+            continue
+        state = part.stat()
+        whole = 0o777 if stat.S_ISDIR(state.st_mode) else 0o666
+        wanted = (whole & ~umask) | (state.st_mode & stat.S_ISGID)
+        if stat.S_IMODE(state.st_mode) != wanted and state.st_uid == os.getuid():
+            os.chmod(part, wanted)
 
 
 def _umask() -> int:
@@ -68,9 +87,7 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         yield temporary
-        # Temporary folders, and what safetensors writes, are for their owner alone.
-        for path in (temporary, *temporary.rglob("*")):
-            os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~_umask())
+        share(temporary)
         os.replace(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sight_beyond_text.data.samples import Collator, encode
 from sight_beyond_text.data.templates import segments, turns_of
-from sight_beyond_text.files import write_json
+from sight_beyond_text.files import share, write_json
 from sight_beyond_text.micro.muon import Muon
 from sight_beyond_text.models.checkpoints import hashes
 
@@ -160,4 +160,5 @@ def _finish(model, tokenizer, folder, record, losses: list[float]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    share(folder)
     write_json(record, {"files": hashes(folder), "steps": len(losses), "losses": losses[::20]})

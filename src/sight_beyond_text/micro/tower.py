@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from sight_beyond_text.data.coco import read_pictures
-from sight_beyond_text.files import write_json
+from sight_beyond_text.files import share, write_json
 from sight_beyond_text.micro.pretrain import optimizers
 from sight_beyond_text.micro.scenes import SIDE
 from sight_beyond_text.models.checkpoints import hashes
@@ -97,6 +97,7 @@ def train_tower(settings: dict, world: str | Path, folder: str | Path, record: s
     shutil.rmtree(folder, ignore_errors=True)
     _vision_half(model).save_pretrained(folder)
     processor.save_pretrained(folder)
+    share(folder)
     write_json(record, {"files": hashes(folder), "steps": steps, "losses": losses[::10]})
 
 

@@ -132,6 +132,9 @@ class Features:
         self.values = None
         if self.rows:
             path = folder / "features.npy"
+            # Others may have made it, or a disk spoilt it since.
+            if not path.is_file() or sha256(path) != record["hash"]:
+                raise UserError(f"{path}: not as written; remove {folder} and run again")
             try:
                 self.values = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError):

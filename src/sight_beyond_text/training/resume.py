@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.files import sha256, write_json
+from sight_beyond_text.files import sha256, share, write_json
 
 RECORD = "resume.json"
 WEIGHTS = "learned.safetensors"
@@ -60,6 +60,7 @@ def mark(
         seconds: time spent so far.
     """
     point = Path(point)
+    share(point)
     files = {path.name: sha256(path) for path in sorted(point.iterdir()) if path.name != RECORD}
     record = {
         "recipe": recipe,

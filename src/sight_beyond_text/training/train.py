@@ -15,7 +15,7 @@ from transformers import TrainingArguments, set_seed
 from sight_beyond_text.data.prepare import load_rows
 from sight_beyond_text.data.samples import Collator, Conversations, Pixels, keep_learned
 from sight_beyond_text.errors import UserError
-from sight_beyond_text.files import COMPLETE, RESUME, write_json
+from sight_beyond_text.files import COMPLETE, RESUME, share, write_json
 from sight_beyond_text.models.building import (
     DTYPES,
     add_adapters,
@@ -154,6 +154,7 @@ def _train(spec: dict, folder: Path, processes: PartialState) -> dict:
     state = learner.whole_state()
     if processes.is_main_process:
         _save(state, mode, llm, adapted, tokenizer, folder)
+        share(folder)
         record["files"] = hashes(folder)
         write_json(folder / COMPLETE, record)
     processes.wait_for_everyone()
