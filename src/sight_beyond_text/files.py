@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -102,7 +103,7 @@ def read_bytes(path: str | Path, what: str) -> bytes:
     """
     try:
         content = Path(path).read_bytes()
-        return gzip.decompress(content) if content.startswith(_GZIPPED) else content
+        return _unpacked(content, path, what) if content.startswith(_GZIPPED) else content
     except FileNotFoundError:
         raise UserError(f"{path}: no such file ({what}); check the path in the study") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -113,6 +114,24 @@ def read_bytes(path: str | Path, what: str) -> bytes:
 
 # No text begins so.
 _GZIPPED = b"\x1f\x8b"
+
+SWELL = 100
+"""How many times its size a packed file may hold; texts shrink to a twentieth at best."""
+
+SMALL = 2**28
+"""A packed file may hold so many bytes in any case."""
+
+
+def _unpacked(content: bytes, path: str | Path, what: str) -> bytes:
+    allowed = max(SMALL, SWELL * len(content))
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+        out = stream.read(allowed + 1)
+    if len(out) > allowed:
+        raise UserError(
+            f"{path}: {what}: {len(content):,} bytes that would become more than {allowed:,};"
+            " refused"
+        )
+    return out
 
 
 def _decoded(path: str | Path, what: str) -> str:
@@ -137,13 +156,23 @@ def read_json(path: str | Path, what: str, without: Collection[str] = ()) -> Any
     def lean(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return {key: value for key, value in pairs if key not in without}
 
+    text = _decoded(path, what)
     try:
-        return json.loads(_decoded(path, what), object_pairs_hook=lean if without else None)
+        return json.loads(text, object_pairs_hook=lean if without else None)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{error.lineno}:{error.colno}: {what}: broken JSON ({error.msg});"
             " fetch or write the file again"
         ) from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{path}: {what}: {_too_much(error)}; refused") from None
+
+
+def _too_much(error: Exception) -> str:
+    """What whole JSON holds that no data do: Python reads neither."""
+    return (
+        "too deeply nested" if isinstance(error, RecursionError) else "a number of too many digits"
+    )
 
 
 def read_json_lines(path: str | Path, what: str) -> list[dict]:
@@ -163,6 +192,8 @@ def read_json_lines(path: str | Path, what: str) -> list[dict]:
             raise UserError(
                 f"{path}:{number}: {what}: broken JSON ({error.msg}); fetch the file again"
             ) from None
+        except (RecursionError, ValueError) as error:
+            raise UserError(f"{path}:{number}: {what}: {_too_much(error)}; refused") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: {what}: expected an object, found {line[:40]!r}")
         rows.append(row)

@@ -7,14 +7,14 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path, PurePath
+from pathlib import Path
 from statistics import fmean
 
-from PIL import Image
-
 from sight_beyond_text.data.checks import check_rows
+from sight_beyond_text.data.images import BROKEN, inside, opened
 from sight_beyond_text.data.prepare import drawn
 from sight_beyond_text.data.templates import turns_of
+from sight_beyond_text.errors import UserError
 from sight_beyond_text.files import write_json, write_text
 
 EXAMPLES = 8
@@ -160,18 +160,19 @@ def as_page(card: dict, images: str | Path | None = None) -> str:
 
 def _picture(name: str, folder: str | Path | None) -> str:
     # A page is handed on: it may show nothing but the data's own pictures.
-    inner = PurePath(name)
-    if inner.is_absolute() or ".." in inner.parts:
+    try:
+        path = inside(folder or "", name)
+    except UserError:
         return f"<p>{escape(name)} leads out of the folder of images; not shown</p>"
     try:
         if folder is None:
             raise FileNotFoundError
-        with Image.open(Path(folder) / name) as image:
+        with opened(path) as image:
             small = image.convert("RGB")
         small.thumbnail(_THUMBNAIL)
         stream = io.BytesIO()
         small.save(stream, "JPEG", quality=80)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except BROKEN:
         return f"<p>{escape(name)} can't be shown</p>"
     content = base64.b64encode(stream.getvalue()).decode()
     return f'<img alt="{escape(name)}" src="data:image/jpeg;base64,{content}">'

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from sight_beyond_text.data.images import BROKEN, inside, opened
 from sight_beyond_text.data.layouts import read_laid
 from sight_beyond_text.data.templates import IMAGE, turns_of
 from sight_beyond_text.errors import UserError
@@ -180,7 +179,7 @@ def check_images(
         decode: read each to its last pixel; else only its beginning and its end.
     """
     with ThreadPoolExecutor(min(32, 2 * (os.cpu_count() or 1))) as pool:
-        wrong = pool.map(lambda name: _wrong_with(Path(folder) / name, decode), names, chunksize=64)
+        wrong = pool.map(lambda name: _wrong_with(folder, name, decode), names, chunksize=64)
         for name, problem in zip(names, wrong, strict=True):
             if problem is not None:
                 found.add(problem[0], name, problem[1])
@@ -190,9 +189,13 @@ _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 """How whole files end; some cameras put a few bytes after that."""
 
 
-def _wrong_with(path: Path, decode: bool) -> tuple[str, str] | None:
+def _wrong_with(folder: str | Path, name: str, decode: bool) -> tuple[str, str] | None:
     try:
-        with Image.open(path) as image:
+        path = inside(folder, name)
+    except UserError:
+        return "unreadable images", "the name leads out of the folder"
+    try:
+        with opened(path) as image:
             if decode:
                 image.load()
             elif (end := _ENDS.get(image.format)) is not None:
@@ -202,6 +205,6 @@ def _wrong_with(path: Path, decode: bool) -> tuple[str, str] | None:
                         return "unreadable images", "it has no end; the file is cut off"
     except FileNotFoundError:
         return "missing images", f"not in {path.parent}"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         return "unreadable images", str(error).replace(f" {str(path)!r}", "")
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from sight_beyond_text.data.images import BROKEN, inside, opened
 from sight_beyond_text.data.prepare import drawn
 from sight_beyond_text.data.templates import IMAGE, Segment, segments, turns_of
 from sight_beyond_text.errors import UserError
@@ -300,13 +300,13 @@ class Pixels:
         """
         if name in self.kept:
             return self.kept[name]
-        path = self.folder / name
+        path = inside(self.folder, name)
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 rgb = _rgb(image)
         except FileNotFoundError:
             raise UserError(f"{path}: no such image; fetch it or take its samples out") from None
-        except (*_BROKEN, Image.DecompressionBombError) as error:
+        except BROKEN as error:
             raise UserError(f"{path}: not a readable image ({error}); fetch it again") from None
         values = self.processor(rgb, return_tensors="pt")["pixel_values"][0]
         if self.room and values.nbytes <= self.room:
@@ -315,14 +315,10 @@ class Pixels:
         return values
 
 
-# What Pillow raises at broken files, besides its own errors.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
-
-
 def _rgb(image: Image.Image) -> Image.Image:
     """An image as it is meant to be seen: upright, in RGB, on white where it is transparent."""
     image.load()
-    with suppress(*_BROKEN):
+    with suppress(*BROKEN):
         image = ImageOps.exif_transpose(image)  # a broken tag is no reason to refuse an image
     if image.mode.startswith("I"):
         # 16 bits; Pillow would make all above 255 white.

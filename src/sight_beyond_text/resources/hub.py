@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,8 @@ def fetch_repo(
     from huggingface_hub.utils import httpx
 
     where = f"{repo}@{revision or 'main'}"
+    if any(part in ("", ".", "..") for part in (revision or "main").split("/")):
+        raise UserError(f"{where}: no commit, tag or branch is called so; mend `revision`")
     try:
         api = HfApi()
         commit = commit or api.repo_info(repo, repo_type=kind, revision=revision).sha
@@ -191,7 +194,11 @@ def _check(path: Path, listed, where: str) -> None:
 
 
 def _hash_of(listed) -> str:
-    return listed.blob_id if listed.lfs is None else listed.lfs.sha256
+    told = listed.blob_id if listed.lfs is None else listed.lfs.sha256
+    # It becomes the name of a file.
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", told):
+        raise UserError(f"{listed.path}: the hub tells {told[:80]!r} for its hash; refused")
+    return told
 
 
 def _blob(path: Path) -> str:
