@@ -1,7 +1,7 @@
 # What the rules share: the study, its specs, where things lie, banners.
+import functools
 import shlex
 import sys
-from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -158,7 +158,7 @@ def evaluation_inputs(spec):
     return [*waited_for(paths), *map(record_of, dict.fromkeys(records))]
 
 
-@cache
+@functools.cache
 def benchmark_files(suite):
     """Paths that the benchmarks of a suite are read from."""
     benchmarks = grid.benchmarks(STUDY, suite).values()
