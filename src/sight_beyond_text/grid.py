@@ -724,14 +724,16 @@ def evaluations_together(study: Study) -> list[list[Spec]]:
     """
     made: list[list[Spec]] = []
     latest: dict[str, list[Spec]] = {}
+    lengths: dict[str, int] = {}
     for spec in evaluation_specs(study):
-        base = digest(spec["subject"]["base"])
+        base, length = digest(spec["subject"]["base"]), len(str(spec))
         group = latest.get(base, [])
-        length = sum(len(str(other)) for other in [*group, spec])
-        if not group or len(group) == study.jobs.evaluations_per_job or length > _COMMAND:
-            latest[base] = group = []
+        full = len(group) == study.jobs.evaluations_per_job
+        if not group or full or lengths[base] + length > _COMMAND:
+            latest[base], lengths[base] = (group := []), 0
             made.append(group)
         group.append(spec)
+        lengths[base] += length
     return made
 
 

@@ -180,13 +180,15 @@ def checked_inputs():
 
 
 def asked(rule, what, spec_of=lambda wildcards: {}):
-    """What a training asks for (`gpu`, `threads`, `mem_mb`, `runtime`), as its rule takes it.
+    """What a job asks for (`gpu`, `threads`, `mem_mb`, `runtime`), as its rule takes it.
 
-    Other jobs have one process whatever their spec says. What is then alike in all of a rule's jobs
-    is told as a number, which Snakemake needn't ask each job for.
+    What is alike in all of a rule's jobs and attempts is told as a number, which Snakemake needn't
+    ask each job for. Only trainings may have several processes.
     """
-    if what in ("gpu", "threads") and rule in ("evaluate", "cache_features"):
-        return jobs.asked(STUDY, rule, {})[what]
+    of = {"align": [STUDY.alignment], "tune": STUDY.tunings.values()}.get(rule, [])
+    processes = {training.processes for training in of} or {1}
+    if what in ("gpu", "threads") and len(processes) == 1:
+        return jobs.asked(STUDY, rule, {"training": {"processes": processes.pop()}})[what]
     return lambda wildcards, attempt: jobs.asked(STUDY, rule, spec_of(wildcards), attempt)[what]
 
 
