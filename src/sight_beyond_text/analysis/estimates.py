@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from statsmodels.stats.contingency_tables import mcnemar
 
 from sight_beyond_text.analysis import names
@@ -273,7 +273,7 @@ def combine(
         df = np.where(variances.sum(axis=0) > 0, df, own.min(axis=0))
         # Flipped signs would test whether nothing differs in any benchmark, which is not whether
         # the mean does: a gain here and a loss there weigh against it.
-        p = 2 * stats.t.sf(np.abs(mean) / np.sqrt(np.sum(residuals**2, axis=0)), df)
+        p = 2 * special.stdtr(df, -np.abs(mean) / np.sqrt(np.sum(residuals**2, axis=0)))
         p = np.where(np.abs(mean) < 1e-12, 1.0, p)
     return Estimates(
         test=test,

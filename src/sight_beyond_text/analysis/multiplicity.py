@@ -4,8 +4,8 @@ A family is what one looks through for something to report: a contrast on a suit
 metric of each benchmark. Every other metric is a family of its own.
 """
 
+import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from sight_beyond_text.analysis import names
 
@@ -25,6 +25,15 @@ def adjusted(effects: pd.DataFrame) -> pd.DataFrame:
         "str"
     )
     made["p_holm"] = float("nan")
-    for _, p in made.loc[made["p"].notna()].groupby("family")["p"]:
-        made.loc[p.index, "p_holm"] = multipletests(p.to_numpy(), method="holm")[1]
+    tested = made["p"].notna()
+    made.loc[tested, "p_holm"] = made[tested].groupby("family")["p"].transform(_holm)
     return made
+
+
+def _holm(p: pd.Series) -> np.ndarray:
+    # As statsmodels' multipletests, which collects garbage at each call: seconds in a large study.
+    order = np.argsort(p.to_numpy(), kind="stable")
+    steps = p.to_numpy()[order] * np.arange(len(p), 0, -1)
+    found = np.empty(len(p))
+    found[order] = np.maximum.accumulate(steps).clip(max=1.0)
+    return found

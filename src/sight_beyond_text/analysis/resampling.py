@@ -11,7 +11,7 @@ benchmarks or runs a study holds.
 import hashlib
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 LEVEL = 0.95
 DRAWS = 2000
@@ -85,7 +85,7 @@ def bounds(boot: np.ndarray, df: float, level: float = LEVEL) -> tuple[float, fl
     if not len(boot) or not df >= 1:
         return np.nan, np.nan
     tail = (1 - level) / 2
-    outer = stats.norm.cdf(stats.t.ppf(tail, df) * np.sqrt((df + 1) / df))
+    outer = special.ndtr(special.stdtrit(df, tail) * np.sqrt((df + 1) / df))
     low, high = np.quantile(boot, [outer, 1 - outer])
     return clean(low), clean(high)
 

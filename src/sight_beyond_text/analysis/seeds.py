@@ -17,7 +17,7 @@ from collections import defaultdict
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from sight_beyond_text.analysis import names
 from sight_beyond_text.analysis.effects import (
@@ -31,6 +31,7 @@ from sight_beyond_text.analysis.multiplicity import adjusted
 from sight_beyond_text.analysis.resampling import DRAWS, LEVEL, clean
 from sight_beyond_text.errors import UserError
 
+_LEAST = 1e-30
 _CELL = ["base", "source", "tuning", "instruction_kinds"]
 
 
@@ -129,19 +130,22 @@ def t_interval(
     if not (df >= 1 and np.isfinite(items)):
         return np.nan, np.nan, np.nan
 
-    def half_width(level: float) -> float:
-        quantiles = stats.t.isf((1 - level) / 2, [df, seeds - 1])
-        return float(np.sqrt(quantiles**2 @ [items, between]))
+    def half_width(tail: float) -> float:
+        return float(np.sqrt(special.stdtrit([df, seeds - 1], tail) ** 2 @ [items, between]))
 
-    half = half_width(level)
+    half = half_width((1 - level) / 2)
     if abs(mean) < 1e-12:
         p = 1.0
     elif items + between < 1e-24:
         p = np.nan
-    elif half_width(1 - 1e-12) < abs(mean):
-        p = 1e-12
+    elif half_width(_LEAST) <= abs(mean):
+        p = 2 * _LEAST
     else:
-        p = 1 - float(optimize.brentq(lambda level: half_width(level) - abs(mean), 0, 1 - 1e-12))
+        # The level at which the interval just reaches zero.
+        log = optimize.brentq(
+            lambda log: half_width(np.exp(log)) - abs(mean), np.log(_LEAST), np.log(0.5)
+        )
+        p = 2 * float(np.exp(log))
     return clean(mean - half), clean(mean + half), p
 
 
