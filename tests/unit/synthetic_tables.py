@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from sight_beyond_text.analysis import names, tidy
-from sight_beyond_text.analysis.effects import mean_interval, paired_effects
-from sight_beyond_text.analysis.seeds import over_seeds
+from sight_beyond_text.analysis.effects import effects_table, intervals_table, measure
+from sight_beyond_text.analysis.seeds import seeds_table
 
 TEXT = {
     "truthfulqa_mc1": ("acc", 120, 0.30),
@@ -23,6 +23,9 @@ TEXT = {
 }
 """Metric, items and the untuned base's level of each text benchmark."""
 
+GROUPS = ("humanities", "social_sciences", "stem", "other")
+"""MMLU's, in turns."""
+
 EFFECT = {"visual": 0.05, "caption": 0.02, "text": 0.01}
 PRICE = {"full": -0.06, "lora": -0.02, "qlora": -0.03, "frozen": 0.0}
 
@@ -35,6 +38,7 @@ def make_tables(
     seeds: tuple[int, ...] = (0,),
     image: bool = True,
     reference: bool = False,
+    reference_base: str = "",
     corrupted: tuple[str, ...] = (),
     scale: float = 1.0,
     draws: int = 300,
@@ -49,12 +53,14 @@ def make_tables(
         seeds: Training seeds.
         image: Whether tuned runs are scored on images.
         reference: Whether a published checkpoint is scored, too.
+        reference_base: Base of that checkpoint; it is compared with this one's runs alone, or with
+            all runs where the study does not hold the base.
         corrupted: Kinds of corruption under which images are scored, too, at severities 1, 3, 5.
         scale: Factor on the numbers of items.
-        draws: Of bootstrap and permutation.
+        draws: Of the bootstrap.
     """
     rng = np.random.default_rng(seed)
-    runs = _runs(bases, sources, tunings, seeds, reference)
+    runs = _runs(bases, sources, tunings, seeds, reference, reference_base)
     items, scores = [], []
     shifts = {base: rng.normal(0, 0.04) for base in bases}
     for benchmark, (metric, n, level) in TEXT.items():
@@ -67,7 +73,14 @@ def make_tables(
                 score = np.clip(chance + rng.normal(0, 0.1, n), 0, 1)
             else:
                 score = (rng.random(n) < chance).astype(float)
-            items.append(_items(run["run"], "text", benchmark, metric, score, 1))
+            rows = _items(run["run"], "text", benchmark, metric, score, 1)
+            if benchmark == "mmlu":
+                groups = [GROUPS[place % len(GROUPS)] for place in range(n)]
+                rows["details"] = [f'{{"group": "{group}"}}' for group in groups]
+                for place, group in enumerate(GROUPS[:n]):
+                    own = score[place :: len(GROUPS)]
+                    scores.append(_score(run["run"], "text", "mmlu", f"{metric}_{group}", own))
+            items.append(rows)
             scores.append(_score(run["run"], "text", benchmark, metric, score))
     if image:
         for run in runs[runs["kind"] != "base"].to_dict("records"):
@@ -75,14 +88,15 @@ def make_tables(
     scores += _corrupted(rng, corrupted, scores)
     items = pd.concat(items, ignore_index=True)
     scores = pd.DataFrame(scores).astype({"n": "Int64"})
+    measured = measure(runs, items, draws=draws)
     return tidy.Tables(
         runs=runs,
         scores=scores,
         items=items,
         curves=_curves(rng, runs),
-        effects=tidy.with_protocol(paired_effects(runs, items, draws=draws), scores),
-        over_seeds=tidy.with_protocol(over_seeds(runs, items), scores),
-        intervals=tidy.with_protocol(mean_interval(items, draws=draws), scores),
+        effects=tidy.with_protocol(effects_table(runs, measured), scores),
+        over_seeds=tidy.with_protocol(seeds_table(runs, measured), scores),
+        intervals=tidy.with_protocol(intervals_table(measured), scores),
         claims=tidy.empty("claims"),
         published=tidy.empty("published"),
     )
@@ -95,7 +109,7 @@ def write_tables(tables: tidy.Tables, directory: Path) -> None:
         write(getattr(tables, table), Path(directory) / name)
 
 
-def _runs(bases, sources, tunings, seeds, reference) -> pd.DataFrame:
+def _runs(bases, sources, tunings, seeds, reference, reference_base) -> pd.DataFrame:
     rows = []
     for base in bases:
         rows.append(_run(f"{base}-untuned", base, "base"))
@@ -107,7 +121,7 @@ def _runs(bases, sources, tunings, seeds, reference) -> pd.DataFrame:
                     name = f"{base}-{source}-{tuning}-{seed}"
                     rows.append(_run(name, base, "run", source, tuning, seed))
     if reference:
-        rows.append(_run("published-7b", "", "reference"))
+        rows.append(_run("published-7b", reference_base, "reference"))
     frame = pd.DataFrame(rows, columns=list(tidy.RUNS))
     integers = {name: "Int64" for name, kind in tidy.RUNS.items() if kind == "integer"}
     return frame.astype(integers)

@@ -245,3 +245,152 @@ def test_nothing_scored_gives_empty_tables():
     intervals = tidy.with_protocol(mean_interval(items), scores)
     assert effects.empty and list(effects.columns) == list(tidy.EFFECTS)
     assert intervals.empty and list(intervals.columns) == list(tidy.INTERVALS)
+
+
+def test_references_meet_the_runs_of_their_base_or_all_runs():
+    kwargs = {"bases": ("a", "b"), "image": False, "scale": 0.05, "draws": 10, "reference": True}
+
+    def met(**more) -> set[str]:
+        found = contrasts(make_tables(**kwargs, **more).runs)
+        pairs = [(run, other) for contrast, run, other in found if contrast == "tuned - reference"]
+        assert {other for _, other in pairs} == {"published-7b"}
+        return {run[0] for run, _ in pairs}
+
+    assert met() == {"a", "b"}
+    assert met(reference_base="b") == {"b"}
+    assert met(reference_base="elsewhere") == {"a", "b"}
+
+
+def test_the_groups_of_mmlu_are_compared_in_pairs():
+    items = pd.concat([items_table("tuned", [1, 1, 0, 1]), items_table("base", [0, 1, 1, 0])])
+    groups = ["stem", "stem", "other", "other"] * 2
+    items["details"] = [f'{{"question": "\\"group\\": \\"x\\"", "group": "{g}"}}' for g in groups]
+    effects = paired_effects(PAIR, items).set_index("metric")
+    assert effects["difference"].to_dict() == {"acc": 0.25, "acc_other": 0, "acc_stem": 0.5}
+    assert effects.at["acc_stem", "n"] == 2
+    assert effects.at["acc", "family"] == "tuned - base, text"
+    assert effects.at["acc_stem", "family"] == "tuned - base, text, acc_stem"
+    assert set(mean_interval(items)["metric"]) == {"acc", "acc_other", "acc_stem"}
+
+
+def suite_items(**scores: dict[str, list]) -> pd.DataFrame:
+    """Items of both runs of `PAIR`: lists by run and benchmark."""
+    return pd.concat(
+        items_table(run, own, benchmark)
+        for run, benchmarks in scores.items()
+        for benchmark, own in benchmarks.items()
+    )
+
+
+def test_the_mean_of_a_suite_counts_ethics_once():
+    subsets = {name: [1, 0, 0, 0] for name in names.ETHICS}
+    nothing = {name: [0, 0, 0, 0] for name in names.ETHICS}
+    items = suite_items(
+        tuned={"boolq": [1, 1, 1, 0], **subsets}, base={"boolq": [0, 0, 0, 0], **nothing}
+    )
+    effects = paired_effects(PAIR, items).set_index(["benchmark", "metric"])
+    assert effects.at[("text_mean", "mean"), "difference"] == pytest.approx((0.75 + 0.25) / 2)
+    assert effects.at[("text_mean", "mean"), "n"] == 24
+    assert ("image_mean", "mean") not in effects.index
+
+
+def test_what_is_no_fraction_is_left_out_of_the_mean_of_a_suite():
+    items = suite_items(
+        tuned={"pope": [1, 1], "vqa": [1, 0], "captions": [3, 4]},
+        base={"pope": [0, 0], "vqa": [0, 0], "captions": [0, 0]},
+    ).assign(suite="image")
+    items.loc[items["benchmark"] == "captions", "metric"] = "CIDEr"
+    effects = paired_effects(PAIR, items).set_index("benchmark")
+    assert effects.at["image_mean", "difference"] == pytest.approx(0.75)
+    alone = items[items["benchmark"] != "vqa"]
+    assert "image_mean" not in set(paired_effects(PAIR, alone)["benchmark"])
+
+
+def test_benchmarks_that_share_pictures_are_resampled_together():
+    """What is gained on a picture in both has twice the variance of what is gained apart."""
+    rng = np.random.default_rng(0)
+    gain = rng.choice([0.0, 1.0], 400)
+    pictures = [f"{place}.png" for place in range(400)]
+
+    def width(clusters: list[str] | None, other: np.ndarray) -> float:
+        items = pd.concat(
+            items_table(run, own, benchmark, clusters)
+            for run, scores in (("tuned", (gain, other)), ("base", (0 * gain, 0 * gain)))
+            for benchmark, own in zip(("pope", "vqa"), scores, strict=True)
+        ).assign(suite="image")
+        effects = paired_effects(PAIR, items).set_index("benchmark")
+        row = effects.loc["image_mean"]
+        assert row["n_clusters"] == (800 if clusters is None else 400)
+        return row["high"] - row["low"]
+
+    assert width(pictures, gain) / width(None, gain) == pytest.approx(np.sqrt(2), rel=0.06)
+
+
+def test_questions_of_both_parts_of_truthfulqa_are_the_same():
+    rows = [
+        items_table(run, scores, benchmark).assign(
+            item=lambda frame, name=benchmark: name + "/" + frame["item"],
+            cluster=lambda frame: frame["item"],
+        )
+        for run, scores in (("tuned", [1, 0, 1]), ("base", [0, 0, 1]))
+        for benchmark in ("truthfulqa_mc1", "truthfulqa_mc2")
+    ]
+    effects = paired_effects(PAIR, pd.concat(rows)).set_index("benchmark")
+    assert effects.at["text_mean", "n"] == 6
+    assert effects.at["text_mean", "n_clusters"] == 3
+
+
+def test_p_of_a_mean_is_about_the_mean_and_not_about_its_parts():
+    """A gain here and a loss there, both sure, leave a mean of which nothing is sure."""
+    up, none = [1.0] * 50, [0.0] * 50
+    effects = paired_effects(
+        PAIR, suite_items(tuned={"boolq": up, "mmlu": none}, base={"boolq": none, "mmlu": up})
+    ).set_index("benchmark")
+    assert effects.at["boolq", "p"] < 1e-10 and effects.at["mmlu", "p"] < 1e-10
+    assert effects.at["text_mean", "p"] == 1
+
+
+def test_effect_sizes_are_in_standard_deviations_of_the_differences():
+    tuned, base = np.array([1, 0.5, 0.25, 1]), np.array([0.5, 0.5, 0, 0])
+    difference = tuned - base
+    expected = difference.mean() / difference.std(ddof=1)
+    assert effect_of(tuned, base)["effect_size"] == pytest.approx(expected)
+
+
+def test_what_is_tied_throughout_has_no_effect_size():
+    effects = paired_effects(PAIR, suite_items(tuned={"a": [1, 0]}, base={"a": [1, 0]}))
+    assert effects["p_holm"].tolist() == [1]
+    assert effects["effect_size"].isna().all()
+
+
+def test_one_cluster_or_one_item_still_gives_the_difference():
+    for scores in ([1, 1], [1]):
+        effect = effect_of(scores, [0] * len(scores), clusters=["a"] * len(scores))
+        assert (effect["difference"], effect["n_clusters"], effect["p"]) == (1, 1, 1)
+        assert np.isnan(effect["low"]) and np.isnan(effect["effect_size"])
+    items = suite_items(tuned={"a": [1], "b": [1]}, base={"a": [0], "b": [0]})
+    effects = paired_effects(PAIR, items).set_index("benchmark")
+    assert effects.at["text_mean", "difference"] == 1
+    assert np.isnan(effects.at["text_mean", "low"]) and np.isnan(effects.at["text_mean", "high"])
+    # Two signs alike of two: without a variance there is no t.
+    assert effects.at["text_mean", "p"] == 0.5
+
+
+def test_a_run_that_is_missing_leaves_the_comparisons_of_the_others():
+    tables = make_tables(bases=("a",), image=False, scale=0.1, draws=20)
+    there = tables.items[tables.items["run"] != "a-visual-full-0"]
+    effects = paired_effects(tables.runs, there, draws=20)
+    gone = tables.effects[["run", "other"]].eq("a-visual-full-0").any(axis=1)
+    assert gone.any()
+    assert len(effects) == (~gone).sum()
+
+
+def test_a_benchmark_that_failed_in_one_run_leaves_its_others_and_no_mean():
+    tables = make_tables(bases=("a",), image=False, scale=0.1, draws=20)
+    failed = (tables.items["run"] == "a-visual-full-0") & (tables.items["benchmark"] == "boolq")
+    effects = paired_effects(tables.runs, tables.items[~failed], draws=20)
+    own = effects[(effects["run"] == "a-visual-full-0") & (effects["contrast"] == "tuned - base")]
+    assert "mmlu" in set(own["benchmark"])
+    assert not {"boolq", "text_mean"} & set(own["benchmark"])
+    rest = effects[effects["run"] == "a-visual-lora-0"]
+    assert {"boolq", "text_mean"} <= set(rest["benchmark"])
