@@ -148,7 +148,9 @@ def coverage(case: Case, studies: int, stream: int) -> dict:
 def powered(case: Case, studies: int, stream: int) -> dict:
     """How often a difference is found that `sight plan` says is found with a power of 80 %."""
     size = Size(case.items, case.together)
-    difference = power.smallest_difference(power.independent(size, case.seeds), CHANGED)
+    difference = power.smallest_difference(power.independent(size), CHANGED)
+    if case.seeds > 1:
+        difference = power.over_seeds(difference, case.seeds)
     p = pd.concat(effects["p"] for effects in _blocks(case, difference, studies, 100 + stream))
     found = float((p <= power.LEVEL).mean())
     return {"case": case.name, "difference": difference, "foretold": power.POWER, "found": found}

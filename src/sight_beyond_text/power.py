@@ -82,6 +82,30 @@ def independent(size: Size, seeds: int = 1) -> float:
     return size.items / shared / (LASTING + (1 - LASTING) / seeds)
 
 
+def over_seeds(difference: float, seeds: int) -> float:
+    """The smallest detectable difference of means over seeds, of that of one run and another.
+
+    Seeds are taken to differ by no more than `LASTING` says. They are few, so an interval must
+    allow for their differing by more (`analysis.seeds`): it is wider by a multiple of what they
+    happen to differ by beyond chance, which costs part of what averaging gains.
+
+    Args:
+        difference: the smallest that one seed detects.
+        seeds: over which differences are averaged, two or more.
+    """
+    from scipy import optimize, special
+
+    variance = LASTING + (1 - LASTING) / seeds
+    own = (1 - LASTING) / seeds / variance
+    # What they differ by varies as a chi-square over its degrees of freedom.
+    places = [(place + 0.5) / 2000 for place in range(2000)]
+    beyond = special.chdtri(seeds - 1, places) / (seeds - 1) - 1
+    quantile = special.stdtrit(seeds - 1, 1 - LEVEL / 2)
+    reach = (_Z_LEVEL**2 + quantile**2 * own * beyond.clip(min=0)) ** 0.5
+    errors = optimize.brentq(lambda at: special.ndtr(at - reach).mean() - POWER, 0, 1000)
+    return difference * math.sqrt(variance) * errors / (_Z_LEVEL + _Z_POWER)
+
+
 def smallest_effects(
     study: Study,
     discordance: float = DISCORDANCE,
@@ -142,14 +166,13 @@ def _row(
     suite: str, name: str, items: int | None, size: Size | None, error: float | None, seeds: int
 ) -> dict[str, Any]:
     pair = None if error is None else (_Z_LEVEL + _Z_POWER) * error
-    fewer = math.sqrt(LASTING + (1 - LASTING) / seeds)
     return {
         "suite": suite,
         "benchmark": name,
         "items": items,
         "together": size.together if size else None,
         "pair": pair,
-        "seeds": pair * fewer if pair is not None and seeds > 1 else None,
+        "seeds": over_seeds(pair, seeds) if pair is not None and seeds > 1 else None,
     }
 
 

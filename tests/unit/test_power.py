@@ -92,6 +92,15 @@ def test_means_over_seeds_find_smaller_differences_as_often() -> None:
     assert found / studies == pytest.approx(power.POWER, abs=0.07)
 
 
+def test_intervals_that_allow_for_seeds_cost_part_of_what_averaging_gains() -> None:
+    plain = {seeds: math.sqrt(power.LASTING + (1 - power.LASTING) / seeds) for seeds in (2, 3, 9)}
+    found = {seeds: power.over_seeds(1.0, seeds) for seeds in plain}
+    # Two seeds tell so little of what seeds differ by that one run alone shows more of the items.
+    assert found[2] > 1 > found[3] > found[9] > plain[9]
+    assert found[9] == pytest.approx(plain[9], rel=0.02)
+    assert power.over_seeds(0.1, 3) == pytest.approx(found[3] / 10)
+
+
 def test_what_no_number_of_changes_could_show_is_not_promised() -> None:
     assert power.smallest_difference(10, 0.1) is None
     assert power.smallest_difference(0, 0.3) is None

@@ -145,9 +145,9 @@ def test_contradictions_between_tables_are_refused(study, folder):
 
 def test_two_protocols_of_one_benchmark_are_refused(study, folder):
     scores = study.scores.copy()
-    scores.loc[scores["benchmark"].eq("mmlu").idxmax(), "protocol"] = "published"
+    scores.loc[scores["benchmark"].eq("boolq").idxmax(), "protocol"] = "published"
     tidy.write_csv(scores, folder / "scores.csv")
-    with pytest.raises(UserError, match=r"text/mmlu/acc .*\(current, published\)"):
+    with pytest.raises(UserError, match=r"text/boolq/acc .*\(current, published\)"):
         tidy.read_tables(folder)
 
 
