@@ -99,8 +99,7 @@ def main() -> None:
     report["seconds"] = time.perf_counter() - start
     write_json(args.out, report)
     write_text(args.out.with_suffix(".md"), markdown(report))
-    for kind in ("svg", "png"):
-        draw(report, args.figure.with_suffix(f".{kind}"))
+    draw(report, args.figure)
     print(markdown(report))
     if missed := misses(report):
         sys.exit(f"out of bounds: {', '.join(missed)}")
@@ -389,9 +388,12 @@ def _parsed() -> argparse.Namespace:
     folder = Path(__file__).parent
     add = parser.add_argument
     add("--studies", type=int, default=1000, help="simulated, of each kind")
-    out, figure = folder / "results" / "calibration.json", folder.parent / "docs" / "calibration"
+    out, figure = (
+        folder / "results" / "calibration.json",
+        folder.parent / "docs" / "calibration.svg",
+    )
     add("--out", type=Path, default=out, help="JSON file; a page of the same name beside it")
-    add("--figure", type=Path, default=figure, help="without suffix")
+    add("--figure", type=Path, default=figure, help="SVG, PNG or PDF")
     return parser.parse_args()
 
 
