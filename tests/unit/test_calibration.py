@@ -27,7 +27,7 @@ def test_few_simulated_studies_are_told_about_as_they_are(calibration, tmp_path)
     calibration.draw(report, tmp_path / "drawn.svg")
     assert "simulated studies" in (tmp_path / "drawn.svg").read_text()
     told = {"date": "", "python": "", "seconds": 1, "command": ""}
-    assert "| right or wrong, 100 items |" in calibration.markdown(report | told)
+    assert "| right or wrong, 20 clusters of 5 |" in calibration.markdown(report | told)
 
 
 def test_what_is_out_of_bounds_is_named(calibration):
