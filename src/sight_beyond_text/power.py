@@ -196,7 +196,11 @@ def _measured(path: Path) -> dict[tuple[str, str], dict[str, tuple[int, float]]]
         error = median(_finite([error for _, error in found]) or [0.0])
         if error > 0:
             out.setdefault((suite, benchmark), {})[metric] = (found[0][0], error)
-    return out
+    # Metrics of a part of the questions (MMLU's groups) tell nothing of the whole.
+    return {
+        test: {metric: own for metric, own in found.items() if own[0] == max(found.values())[0]}
+        for test, found in out.items()
+    }
 
 
 def _finite(values: Sequence[float]) -> list[float]:

@@ -101,6 +101,14 @@ def test_intervals_that_allow_for_seeds_cost_part_of_what_averaging_gains() -> N
     assert power.over_seeds(0.1, 3) == pytest.approx(found[3] / 10)
 
 
+def test_groups_of_a_benchmark_are_not_measured_for_the_whole(tmp_path) -> None:
+    table = tmp_path / "effects.csv"
+    rows = ["text,mmlu,acc,-0.1,0.1,80", "text,mmlu,acc_stem,-0.2,0.2,20"]
+    table.write_text("\n".join(["suite,benchmark,metric,low,high,n", *rows]) + "\n")
+    ((test, found),) = power._measured(table).items()
+    assert (test, list(found)) == (("text", "mmlu"), ["acc"])
+
+
 def test_what_no_number_of_changes_could_show_is_not_promised() -> None:
     assert power.smallest_difference(10, 0.1) is None
     assert power.smallest_difference(0, 0.3) is None
