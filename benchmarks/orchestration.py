@@ -56,14 +56,16 @@ def measured_planning(grids: list[int]) -> dict:
 
     Returns:
         How and where it was measured, and `rows`: `command`, `runs`, `jobs` that are planned,
-        `seconds` on the clock, `cpu` seconds, `gib` at the peak.
+        `seconds` on the clock, `cpu` seconds, `gib` at the peak, and the machine's `load` of other
+        work at the start.
     """
     rows = []
     for runs in grids:
         with tempfile.TemporaryDirectory() as folder:
             study = write_study(Path(folder), runs)
             for command in (_snakemake(study), _sight_plan(study)):
-                rows.append({"runs": runs, **_timed(command, Path(folder))})
+                load = os.getloadavg()[0]
+                rows.append({"runs": runs, "load": load, **_timed(command, Path(folder))})
                 print(_line(rows[-1]), file=sys.stderr)
     return {
         "repeat": shlex.join(["python", "benchmarks/orchestration.py", *sys.argv[1:]]),
@@ -80,6 +82,7 @@ def write_study(folder: Path, runs: int) -> Path:
     bases, sources, tunings, seeds = GRIDS[runs]
     values = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
     values["name"] = f"grid-{runs}"
+    values.pop("claims", None)  # they name sources and tunings of the default study
     values["bases"] = {
         f"base-{number}": {"model": _write_base(folder, number), "template": "v1"}
         for number in range(bases)
@@ -188,8 +191,11 @@ def as_page(report: dict) -> str:
             f"Measured on {planning['date']}: {planning['hardware']}, Python {planning['python']},"
             f" Snakemake {planning['snakemake']}. To repeat it: `{planning['repeat']}`.",
             "",
-            "| command | runs | jobs | seconds | CPU, s | peak, GiB | allowed, s |",
-            "|---|---:|---:|---:|---:|---:|---:|",
+            "Load is what else ran (processes that wanted a core, at the start): where it is above"
+            " the number of cores, seconds are mostly waiting, and CPU seconds are more, too.",
+            "",
+            "| command | runs | jobs | seconds | CPU, s | peak, GiB | load | allowed, s |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
             *map(_line, planning["rows"]),
             "",
         ]
@@ -199,7 +205,8 @@ def as_page(report: dict) -> str:
 def _line(row: dict) -> str:
     jobs = "-" if row["jobs"] is None else f"{row['jobs']:,}"
     cells = [row["command"], f"{row['runs']:,}", jobs, f"{row['seconds']:.1f}", f"{row['cpu']:.1f}"]
-    return f"| {' | '.join(cells)} | {row['gib']:.2f} | {SECONDS.get(row['runs'], '-')} |"
+    cells += [f"{row['gib']:.2f}", f"{row['load']:.1f}", str(SECONDS.get(row["runs"], "-"))]
+    return f"| {' | '.join(cells)} |"
 
 
 def _is_slow(row: dict) -> bool:

@@ -1,5 +1,6 @@
 # What the rules share: the study, its specs, where things lie, banners.
 import functools
+import gc
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from sight_beyond_text import cache, figure_names, grid, jobs, reporting
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.session import from_source
 from sight_beyond_text.study import load
+
+# A DAG is of millions of objects that stay; looking for garbage among them, again and again, takes
+# a good part of a large grid's planning.
+gc.set_threshold(100_000, 50, 100)
 
 if str(config.get("from_cache", False)).lower() not in ("true", "false"):
     raise WorkflowError(f"from_cache: found {config['from_cache']!r}; allowed: true or false")
