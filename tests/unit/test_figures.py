@@ -442,3 +442,12 @@ def test_a_study_may_choose_its_colours():
     assert style.colour("visual") == "#123456"
     assert style.colour("text") == PALETTE["text"]
     assert style.colour("something new") == style.colour("something new")
+
+
+def test_dollar_signs_in_names_are_no_formulas(tmp_path):
+    odd = r"10$ or \frac{ 5$ & x_1"
+    tables = make_tables(bases=("m",), draws=50)
+    runs = tables.runs.assign(label=odd)
+    write_tables(dataclasses.replace(tables, runs=runs), tmp_path)
+    draw_figure("truthfulness_ethics", tmp_path, tmp_path / "odd", ("svg",))
+    assert r"\frac{ 5$" in (tmp_path / "odd.svg").read_text()

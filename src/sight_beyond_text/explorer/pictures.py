@@ -9,9 +9,8 @@ from __future__ import annotations
 import io
 import json
 import logging
-import struct
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from sight_beyond_text.analysis import tidy
+from sight_beyond_text.data import images
 from sight_beyond_text.errors import UserError
 
 FILE = "images.parquet"
@@ -29,9 +29,6 @@ PIXELS = 50_000_000
 """Larger images aren't decoded: they would fill the memory."""
 
 log = logging.getLogger(__name__)
-
-# What Pillow raises at broken files, besides its own errors.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
 def gather_pictures(spec: Mapping, tables: str | Path) -> None:
@@ -116,12 +113,8 @@ def _wanted(spec: Mapping, tables: Path) -> Iterator[tuple[str, str]]:
 
 def _small(folder: Path, name: str, pixels: int) -> bytes | None:
     """An image as WebP with at most `pixels` a side, the smaller of lossy and lossless."""
-    inner = PurePath(name)
-    if inner.is_absolute() or ".." in inner.parts:
-        log.warning("explorer: %s leads out of its folder; left out", name)
-        return None
     try:
-        with Image.open(folder / name) as opened:
+        with images.opened(images.inside(folder, name)) as opened:
             if opened.width * opened.height > PIXELS:
                 log.warning("explorer: %s has more than %d pixels; left out", name, PIXELS)
                 return None
@@ -130,7 +123,10 @@ def _small(folder: Path, name: str, pixels: int) -> bytes | None:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = image.convert("RGB")
-    except (*_BROKEN, Image.DecompressionBombError) as error:
+    except UserError as error:
+        log.warning("explorer: %s; left out", error)
+        return None
+    except images.BROKEN as error:
         log.warning("explorer: %s can't be read (%s); left out", name, error)
         return None
     image.thumbnail((pixels, pixels))

@@ -174,6 +174,8 @@ class FigureStyle:
             "figure.constrained_layout.h_pad": 0.03,
             "figure.constrained_layout.w_pad": 0.03,
             "axes.unicode_minus": True,
+            # Dollar signs in names are no formulas.
+            "text.parse_math": False,
             "svg.fonttype": "none",
             "svg.hashsalt": "sight-beyond-text",
             "pdf.fonttype": 42,
