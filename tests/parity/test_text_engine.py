@@ -122,11 +122,10 @@ def test_shapes_of_each_family_on_real_questions(family, tokenizer, asked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("family", SHAPES)
-def test_more_shapes_of_each_family_on_real_questions(family, seed, tokenizer, asked):
+def test_more_shapes_of_each_family_on_real_questions(family, tokenizer, asked):
     for shape in SHAPES[family]:
-        assert is_same(tiny(family, seed=seed, **shape), tokenizer, asked)
+        assert is_same(tiny(family, seed=1, **shape), tokenizer, asked)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2"])
