@@ -34,7 +34,8 @@ def held(folders: Iterable[str | Path]) -> Iterator[None]:
         folders: they are made where they aren't there.
 
     Raises:
-        UserError: a folder or its lock can't be opened for writing.
+        UserError: the rights to write in a folder are missing.
+        OSError: a lock can't be opened for another reason, as on a full disk.
     """
     with contextlib.ExitStack() as opened:
         for folder in sorted({Path(folder) for folder in folders}):
@@ -82,7 +83,7 @@ def _take(path: Path) -> int | None:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
             continue  # the folder was removed in between
-        except OSError as error:
+        except PermissionError as error:
             raise UserError(
                 f"{path}: {error.strerror}; several people need the rights to write there: see"
                 " 'One place for several people' in docs/cluster.md"

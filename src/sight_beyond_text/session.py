@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import shlex
 import signal
@@ -47,14 +48,19 @@ def session(log: str | Path | None = None, threads: int | None = None) -> Iterat
         raise SystemExit(0) from None
     except OSError as error:
         if log:
-            traceback.print_exc()
-        _tell(f"{error.filename or 'a file'}: {error.strerror or error}\n", terminal)
+            _print_traceback()
+        what = error.strerror or error
+        _tell(f"{error.filename or 'a file'}: {what}{_STORAGE.get(error.errno, '')}\n", terminal)
         raise SystemExit(2) from None
     except Exception as error:
-        traceback.print_exc()
+        _print_traceback()
         where = f"; the traceback is in {log}" if log else ""
-        _tell(f"unexpected {type(error).__name__}: {_first_line(error)}{where}\n", terminal)
-        raise SystemExit(1) from None
+        if number := _storage_error(error):
+            told = f"a file can't be written: {os.strerror(number)}{_STORAGE[number]}"
+        else:
+            told = f"unexpected {type(error).__name__}: {_first_line(error)}"
+        _tell(f"{told}{where}\n", terminal)
+        raise SystemExit(2 if number else 1) from None
 
 
 def from_source(folder: str | Path) -> str:
@@ -140,13 +146,48 @@ def _tell(text: str, terminal: int | None) -> None:
             return
     lines = "".join(f"error: {line}\n" for line in text.splitlines() if line.strip())
     bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if bars is not None:
-        bars.write(lines, file=sys.stderr, end="")  # on a line of its own, not after a bar
-    else:
-        sys.stderr.write(lines)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        if bars is not None:
+            bars.write(lines, file=sys.stderr, end="")  # on a line of its own, not after a bar
+        else:
+            sys.stderr.write(lines)
+        sys.stderr.flush()
     if terminal is not None:
         os.write(terminal, lines.encode())
+
+
+_AGAIN = "and type the same again"
+_STORAGE = {
+    errno.ENOSPC: f"; make room {_AGAIN}",
+    errno.EDQUOT: f"; make room {_AGAIN}",
+    errno.EFBIG: f"; raise the limit on the size of files (ulimit -f) {_AGAIN}",
+    errno.EROFS: f"; make the disk writable {_AGAIN}",
+    errno.EIO: f"; see to the disk {_AGAIN}",
+}
+"""What to do where a disk takes no more."""
+
+
+def _storage_error(error: BaseException) -> int:
+    """The number of the disk's error behind an error, 0 for none.
+
+    What writes in C or Rust (safetensors) tells of the disk in words alone.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        number = getattr(seen, "errno", None)
+        if number in _STORAGE:
+            return number
+        for number in _STORAGE:
+            if os.strerror(number) in str(seen):
+                return number
+        seen = seen.__cause__ or seen.__context__
+    return 0
+
+
+def _print_traceback() -> None:
+    """Where the log's disk is full as well, the terminal's line has to do."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def _first_line(error: Exception) -> str:

@@ -113,7 +113,7 @@ def _runs(subjects: Sequence[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _scores(subjects: Sequence[dict]) -> pd.DataFrame:
     parts = [
-        tidy.read_table(folder, "scores", "scores.parquet")
+        tidy.read_table(folder, "scores", "scores.parquet", _again(f"{folder}/scores.parquet"))
         for subject in subjects
         for folder in subject["evaluations"]
     ]
@@ -127,14 +127,18 @@ def _items(subjects: Sequence[dict], path: Path) -> Gatherer:
     with tidy.items_writer(path) as write:
         # Millions of items with all their texts don't fit into memory: one run at a time does.
         for subject in sorted(subjects, key=lambda subject: subject["id"]):
-            parts = [
-                tidy.read_items(Path(folder) / "items.parquet") for folder in subject["evaluations"]
-            ]
+            paths = [f"{folder}/items.parquet" for folder in subject["evaluations"]]
+            parts = [tidy.read_items(path, _again(path)) for path in paths]
             if parts:
                 own = pa.concat_tables(parts)
                 gatherer.add(own)
                 write(own)
     return gatherer
+
+
+def _again(path: str) -> str:
+    """What to do where a table of an evaluation isn't whole."""
+    return f"remove {path} and evaluate again"
 
 
 def _frame(rows: list[dict], table: str) -> pd.DataFrame:

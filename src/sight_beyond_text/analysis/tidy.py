@@ -203,7 +203,7 @@ _INTEGERS = frozenset(
     name for schema in SCHEMAS.values() for name, kind in schema.items() if kind == "integer"
 )
 _TEST = ["suite", "benchmark", "metric"]
-_REMEDY = "make the tables again with `sight compare`"
+REMEDY = "make the tables again with `sight compare`"
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def read_tables(directory: str | Path, items: bool = True) -> Tables:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such folder of tables; {_REMEDY} or name another folder")
+        raise UserError(f"{directory}: no such folder of tables; {REMEDY} or name another folder")
     frames = {
         table: empty(table) if table == "items" and not items else read_table(directory, table)
         for table in FILES
@@ -261,33 +261,34 @@ def read_tables(directory: str | Path, items: bool = True) -> Tables:
     return Tables(**frames)
 
 
-def read_table(directory: str | Path, table: str, file: str | None = None) -> pd.DataFrame:
+def read_table(
+    directory: str | Path, table: str, file: str | None = None, remedy: str = REMEDY
+) -> pd.DataFrame:
     """Reads and checks one table (a key of `FILES`); columns beyond its own stay.
 
     Args:
         directory: The folder that holds it.
         table: A key of `FILES`.
         file: Another name of the file, such as a single run's.
+        remedy: What to do where it isn't whole.
 
     Raises:
         UserError: The file is missing, truncated, lacks a column, or has a row twice.
     """
     path = Path(directory) / (file or FILES[table])
     if not path.is_file():
-        raise UserError(f"{path}: no such file; {_REMEDY}")
-    frame = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        raise UserError(f"{path}: no such file; {remedy}")
+    frame = _read_parquet(path, remedy) if path.suffix == ".parquet" else _read_csv(path)
     missing = [name for name in SCHEMAS[table] if name not in frame.columns]
     if missing:
-        raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}; {_REMEDY}")
+        raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}; {remedy}")
     for name, kind in SCHEMAS[table].items():
         frame[name] = _typed(path, frame[name], kind)
     doubled = frame.duplicated(KEYS[table])
     if doubled.any():
         first = frame.loc[doubled, KEYS[table]].iloc[0]
         where = ", ".join(f"{name}={value}" for name, value in first.items())
-        raise UserError(
-            f"{path}: {int(doubled.sum())} row(s) occur twice, first {where}; {_REMEDY}"
-        )
+        raise UserError(f"{path}: {int(doubled.sum())} row(s) occur twice, first {where}; {remedy}")
     return frame
 
 
@@ -316,20 +317,24 @@ def write_parquet(frame: pd.DataFrame, path: str | Path) -> None:
         pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
 
 
-def read_items(path: str | Path) -> pa.Table:
+def read_items(path: str | Path, remedy: str = REMEDY) -> pa.Table:
     """Reads a table of items as Arrow holds it: the columns of `ITEMS`, text without blanks.
+
+    Args:
+        path: The file.
+        remedy: What to do where it isn't whole.
 
     Raises:
         UserError: The file is missing, truncated, or lacks a column.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; {_REMEDY}")
+        raise UserError(f"{path}: no such file; {remedy}")
     try:
         with pq.ParquetFile(path) as file:
             missing = [name for name in ITEMS if name not in file.schema_arrow.names]
             if missing:
-                raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}; {_REMEDY}")
+                raise UserError(f"{path}: lacks the column(s) {', '.join(missing)}; {remedy}")
             table = file.read(columns=list(ITEMS)).select(list(ITEMS))
         columns = [
             table[name].cast(pa.float64())
@@ -338,7 +343,7 @@ def read_items(path: str | Path) -> pa.Table:
             for name, kind in ITEMS.items()
         ]
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not readable as Parquet ({_short(error)}); {_REMEDY}") from error
+        raise UserError(f"{path}: not readable as Parquet ({_short(error)}); {remedy}") from error
     return pa.table(columns, names=list(ITEMS))
 
 
@@ -447,28 +452,28 @@ def _read_csv(path: Path) -> pd.DataFrame:
         text = path.read_text(encoding="utf-8")
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise UserError(f"{path}: not readable as CSV ({_short(error)}); {_REMEDY}") from error
+        raise UserError(f"{path}: not readable as CSV ({_short(error)}); {REMEDY}") from error
     if not rows:
-        raise UserError(f"{path}: empty; {_REMEDY}")
+        raise UserError(f"{path}: empty; {REMEDY}")
     # A file cut inside its last field still parses; only the missing line end tells.
     if not text.endswith("\n"):
-        raise UserError(f"{path}: ends in the middle of line {len(rows)}; {_REMEDY}")
+        raise UserError(f"{path}: ends in the middle of line {len(rows)}; {REMEDY}")
     header, *body = rows
     for number, row in enumerate(body, start=2):
         if len(row) != len(header):
             raise UserError(
-                f"{path}: row {number} has {len(row)} fields instead of {len(header)}; {_REMEDY}"
+                f"{path}: row {number} has {len(row)} fields instead of {len(header)}; {REMEDY}"
             )
     if len(set(header)) != len(header):
-        raise UserError(f"{path}: a column name occurs twice; {_REMEDY}")
+        raise UserError(f"{path}: a column name occurs twice; {REMEDY}")
     return pd.DataFrame(body, columns=header, dtype="str")
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path, remedy: str) -> pd.DataFrame:
     try:
         return pq.read_table(path).to_pandas()
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not readable as Parquet ({_short(error)}); {_REMEDY}") from error
+        raise UserError(f"{path}: not readable as Parquet ({_short(error)}); {remedy}") from error
 
 
 def _typed(path: Path, column: pd.Series, kind: str) -> pd.Series:
@@ -494,7 +499,7 @@ def _refuse(path: Path, column: pd.Series, wrong: pd.Series, expected: str) -> N
         value = column[wrong].iloc[0]
         raise UserError(
             f"{path}: column {column.name} holds {str(value)[:40]!r} where {expected} belongs "
-            f"(row {int(wrong.to_numpy().argmax()) + 2}); {_REMEDY}"
+            f"(row {int(wrong.to_numpy().argmax()) + 2}); {REMEDY}"
         )
 
 
@@ -507,7 +512,7 @@ def _check_runs(directory: Path, frames: Mapping[str, pd.DataFrame]) -> None:
         if unknown:
             raise UserError(
                 f"{directory / FILES[table]}: {len(unknown)} run(s) are not in {FILES['runs']}, "
-                f"first {unknown[0]!r}; {_REMEDY}"
+                f"first {unknown[0]!r}; {REMEDY}"
             )
 
 
