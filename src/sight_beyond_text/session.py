@@ -55,12 +55,10 @@ def session(log: str | Path | None = None, threads: int | None = None) -> Iterat
     except Exception as error:
         _print_traceback()
         where = f"; the traceback is in {log}" if log else ""
-        if number := _storage_error(error):
-            told = f"a file can't be written: {os.strerror(number)}{_STORAGE[number]}"
-        else:
-            told = f"unexpected {type(error).__name__}: {_first_line(error)}"
+        disk = _of_the_disk(error)
+        told = disk or f"unexpected {type(error).__name__}: {_first_line(error)}"
         _tell(f"{told}{where}\n", terminal)
-        raise SystemExit(2 if number else 1) from None
+        raise SystemExit(2 if disk else 1) from None
 
 
 def from_source(folder: str | Path) -> str:
@@ -167,21 +165,23 @@ _STORAGE = {
 """What to do where a disk takes no more."""
 
 
-def _storage_error(error: BaseException) -> int:
-    """The number of the disk's error behind an error, 0 for none.
+def _of_the_disk(error: BaseException) -> str:
+    """What to tell of an error with a disk behind it; empty for others.
 
-    What writes in C or Rust (safetensors) tells of the disk in words alone.
+    What writes in C++ or Rust (torch, safetensors) knows no errno: some tell the disk's error in
+    words, some that their position in a file isn't what it should be.
     """
     seen: BaseException | None = error
     while seen is not None:
-        number = getattr(seen, "errno", None)
-        if number in _STORAGE:
-            return number
-        for number in _STORAGE:
-            if os.strerror(number) in str(seen):
-                return number
+        for number, remedy in _STORAGE.items():
+            if getattr(seen, "errno", None) == number or os.strerror(number) in str(seen):
+                return f"a file can't be written: {os.strerror(number)}{remedy}"
+        if "inline_container" in str(seen) and "unexpected pos" in str(seen):
+            return (
+                f"a file can't be written whole: full disk or limit (ulimit -f); mend it {_AGAIN}"
+            )
         seen = seen.__cause__ or seen.__context__
-    return 0
+    return ""
 
 
 def _print_traceback() -> None:

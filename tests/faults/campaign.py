@@ -84,7 +84,7 @@ class Workflow:
 
     def __init__(self, checkout: Checkout, study: str, *more: str, env: dict | None = None):
         self.output = tempfile.TemporaryFile("w+")
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", study, *more]
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *more, "--configfile", study]
         self.process = subprocess.Popen(
             command,
             cwd=checkout.folder,
@@ -289,14 +289,22 @@ class Campaign:
     """Kills until there are enough; what it found is in `told`, and in a file after each kill.
 
     Attributes:
-        told: `{study, machine, kills, finished}`; one row a kill, and a row for each study that
-            finished, with the tables that differed.
+        told: `{kills, finished}`, a row a kill, and one for each study that finished, with the
+            tables that differed and the jobs that were left to do; the machine, and seconds of the
+            undisturbed study.
     """
 
-    def __init__(self, folder: Path, save: Callable[[dict], None], told: dict | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        save: Callable[[dict], None],
+        told: dict | None = None,
+        changes: dict = CHANGES,
+    ):
         self.expected = Checkout(folder / "undisturbed")
         self.killed = Checkout(folder / "killed")
         self.save = save
+        self.changes = changes
         self.told = told or {"kills": [], "finished": []}
 
     def prepare(self) -> None:
@@ -305,13 +313,13 @@ class Campaign:
         if not done.exists():
             shutil.rmtree(self.expected.folder, ignore_errors=True)
             copy(REPOSITORY, self.expected.folder)
-            path = self.expected.study(NAME, **CHANGES)
+            path = self.expected.study(NAME, **self.changes)
             started = time.monotonic()
             self.expected.snakemake("--cores", "2", "--configfile", path)
             done.write_text(f"{time.monotonic() - started:.1f}")
         if not self.killed.folder.exists():
             copy(REPOSITORY, self.killed.folder)
-        self.killed.study(NAME, **CHANGES)
+        self.study = self.killed.study(NAME, **self.changes)
         self.seconds = lasting(self.expected)
         self.told["undisturbed_seconds"] = float(done.read_text())
         self.told["machine"] = {"cpus": os.cpu_count(), "machine": platform.machine()}
@@ -322,33 +330,35 @@ class Campaign:
 
     def run(self, kills: int, seed: int = 0) -> None:
         """Goes on until the study was killed so many times, and lets the last one finish."""
-        study = str(self.killed.folder / f"{NAME}.yaml")
-        since = 0
-        # Whoever was killed with it may have left a lock.
-        unlock(self.killed, study)
+        # Whoever was killed with this may have left a lock.
+        unlock(self.killed, self.study)
         while len(self.told["kills"]) < kills:
             number = len(self.told["kills"])
             rng = random.Random(f"{seed} {number} {len(self.told['finished'])}")
-            row = disturbed(self.killed, study, rng, self.seconds, self.hits())
+            row = disturbed(self.killed, self.study, rng, self.seconds, self.hits())
             if row is None:
-                self._finish(since)
-                since = 0
+                self._finish()
                 continue
             self.told["kills"].append(row)
-            since += 1
             self.save(self.told)
             if row["killed"] == "all":
-                unlock(self.killed, study)
-        status, output = Workflow(self.killed, study).ended()
-        assert status == 0, output[-6000:]
-        self._finish(since)
+                unlock(self.killed, self.study)
+        if self._since():
+            status, output = Workflow(self.killed, self.study).ended()
+            assert status == 0, output[-6000:]
+            self._finish()
 
-    def _finish(self, kills: int) -> None:
+    def _since(self) -> int:
+        """Kills of the study that is under way."""
+        return len(self.told["kills"]) - sum(row["kills"] for row in self.told["finished"])
+
+    def _finish(self) -> None:
         different = differences(self.killed, self.expected)
-        planned = self.killed.planned("--configfile", str(self.killed.folder / f"{NAME}.yaml"))
-        self.told["finished"].append({"kills": kills, "different": different, "left": planned})
+        left = self.killed.planned("--configfile", self.study)
+        row = {"kills": self._since(), "different": different, "left": left}
+        self.told["finished"].append(row)
         self.save(self.told)
-        assert not different and not planned, (different, planned)
+        assert not different and not left, row
         wipe(self.killed)
 
 
@@ -393,8 +403,7 @@ def main() -> None:
 
     campaign = Campaign(given.folder, save, told)
     campaign.prepare()
-    if len(campaign.told["kills"]) < given.kills:
-        campaign.run(given.kills, given.seed)
+    campaign.run(given.kills, given.seed)
     print(json.dumps(summary(campaign.told), indent=1))
 
 
