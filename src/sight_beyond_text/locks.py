@@ -21,6 +21,8 @@ NAME = ".lock"
 """The file in a folder that its lock is held on; it stays there."""
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""No matter of rights: whoever calls tells of these."""
 
 
 @contextlib.contextmanager
@@ -34,8 +36,8 @@ def held(folders: Iterable[str | Path]) -> Iterator[None]:
         folders: they are made where they aren't there.
 
     Raises:
-        UserError: the rights to write in a folder are missing.
-        OSError: a lock can't be opened for another reason, as on a full disk.
+        UserError: a folder or its lock can't be opened for writing.
+        OSError: the disk is full or read-only.
     """
     with contextlib.ExitStack() as opened:
         for folder in sorted({Path(folder) for folder in folders}):
@@ -83,7 +85,9 @@ def _take(path: Path) -> int | None:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
             continue  # the folder was removed in between
-        except PermissionError as error:
+        except OSError as error:
+            if error.errno in _DISK:
+                raise
             raise UserError(
                 f"{path}: {error.strerror}; several people need the rights to write there: see"
                 " 'One place for several people' in docs/cluster.md"
