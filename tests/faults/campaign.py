@@ -406,12 +406,16 @@ def main() -> None:
     told = None
     if given.out.exists() and given.folder.exists():
         told = json.loads(given.out.read_text())
+        del told["summary"]
 
     def save(told: dict) -> None:
         write_json(given.out, {"summary": summary(told), **told})
         if told["kills"]:
             last = told["kills"][-1]
-            print(f"{len(told['kills'])} kills; the last: {last['killed']} {last['stages']}")
+            what = f"{last['killed']} ({', '.join(last['stages'])})"
+            print(
+                f"{len(told['kills'])} kills, {len(told['finished'])} studies; {what}", flush=True
+            )
 
     campaign = Campaign(given.folder, save, told)
     campaign.prepare()

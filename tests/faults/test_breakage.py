@@ -199,6 +199,8 @@ def test_a_table_that_was_cut_off_is_named(copied, finished):
 
 
 YEAR = 365 * 24 * 3600
+# As docs/cluster.md tells it.
+BACK = "find results resources figures -newermt now -exec touch -r Snakefile {} +".split()
 
 
 def dated(folder: Path, when: float) -> None:
@@ -215,8 +217,7 @@ def test_a_clock_that_was_set_back_makes_nothing_run_for_ever(copied, finished):
     forget(copied, run_of(copied))
     status, output = run(copied)
     assert status == 1 and "older modification time" in output and "clock" in output
-    for part in ("resources", "results", *drawn("tiny")):
-        dated(copied.folder / part, time.time() - 60)
+    subprocess.run(BACK, cwd=copied.folder, check=True)
     finishes(copied, finished)
 
 
