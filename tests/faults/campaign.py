@@ -136,6 +136,18 @@ def members(session: int) -> dict[int, list[str]]:
     return found
 
 
+def working_in(folder: Path) -> list[int]:
+    """The living processes whose working directory a folder is."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.path.samefile(process / "cwd", folder):
+                found.append(int(process.name))
+        except OSError:
+            continue  # it has just ended, or is another user's
+    return found
+
+
 def stage_of(command: list[str]) -> str | None:
     """The stage that a process works on, if it is one of `sight`."""
     if len(command) < 3 or Path(command[1]).name != "sight" or "python" not in command[0]:
@@ -340,7 +352,10 @@ class Campaign:
 
     def run(self, kills: int, seed: int = 0) -> None:
         """Goes on until the study was killed so many times, and lets the last one finish."""
-        # Whoever was killed with this may have left a lock.
+        # What a campaign that was interrupted left: a workflow that lives on, and its lock.
+        while there := working_in(self.killed.folder):
+            for pid in there:
+                kill(pid)
         unlock(self.killed, self.study)
         while len(self.told["kills"]) < kills:
             number = len(self.told["kills"])
