@@ -165,31 +165,35 @@ def stop(*_):
 cli.prepare_torch = launch.launch = stop
 cli.main()
 """
+TRAINED = {"checkpoint": "run/checkpoint", "training": {"processes": 1}}
 SCORED = {"subject": {}, "suite": "text", "folder": "", "benchmarks": {}}
 
 
 @pytest.mark.parametrize(
     "command, spec, options, expected",
     (
-        ("align", {"training": {"processes": 1}}, ["--record", "r"], "1"),
-        ("tune", {"training": {"processes": 1}}, ["--record", "r"], "1"),
-        ("tune", {"training": {"processes": 1}}, ["--record", "r", "--gpus", "0"], "None"),
+        ("align", TRAINED, ["--record", "r"], "1"),
+        ("tune", TRAINED, ["--record", "r"], "1"),
+        ("tune", TRAINED, ["--record", "r", "--gpus", "0"], "None"),
         ("evaluate", SCORED, [], "1"),
-        ("features", {}, [], "1"),
+        ("features", {"folder": "features"}, [], "1"),
     ),
 )
-def test_a_step_knows_its_gpus_before_torch_is_there(machine, command, spec, options, expected):
+def test_a_step_knows_its_gpus_before_torch_is_there(
+    machine, tmp_path, command, spec, options, expected
+):
     assert got(machine()) == "0"
     arguments = [sys.executable, "-c", WATCHED, command, json.dumps(spec), *options]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{expected} False\n", done.stderr
 
 
-def test_several_processes_lease_a_gpu_each(machine):
-    spec = json.dumps({"training": {"processes": 2}})
+def test_several_processes_lease_a_gpu_each(machine, tmp_path):
+    spec = json.dumps({**TRAINED, "training": {"processes": 2}})
     arguments = [sys.executable, "-c", WATCHED, "tune", spec, "--record", "r"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    told = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run(arguments, **told)
     assert done.stdout == "0,1 False\n", done.stderr
-    refused = subprocess.run([*arguments, "--gpus", "1"], capture_output=True, text=True)
+    refused = subprocess.run([*arguments, "--gpus", "1"], **told)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: GPUs: 2 are needed at once, one a process, and there")
