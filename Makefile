@@ -69,7 +69,7 @@ test: lint ## check the style and run the quick tests (WORKERS=, ARGS=)
 
 # Whole studies and the cluster have the machine to themselves: they tell times, or depend on them.
 test-slow: setup ## run the tests that take minutes (WORKERS=, ARGS=)
-	@$(RUN) pytest -m "slow and not (end_to_end or slurm)" $(SHARED) $(ARGS); shared=$$?; \
+	@$(RUN) pytest -m "slow and not (end_to_end or slurm or campaign)" $(SHARED) $(ARGS); shared=$$?; \
 	$(RUN) pytest -m "slow and (end_to_end or slurm)" $(ARGS); alone=$$?; \
 	for status in $$shared $$alone; do \
 	    case $$status in 0|5) ;; *) exit $$status ;; esac; \

@@ -1,6 +1,6 @@
 """A study that is killed at random moments has the tables of an undisturbed one.
 
-Ten times here; `campaign.py` does it a hundred times (benchmarks/results/faults.json).
+Ten times here; `campaign.py` does it as often as it is asked to.
 """
 
 import json
@@ -14,6 +14,7 @@ SMALL = {**CHANGES, "sources": {"visual": {}}, "tunings": {"qlora": CHANGES["tun
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_killed_ten_times_and_every_table_is_the_same(tmp_path):
     kept: list[str] = []
 
