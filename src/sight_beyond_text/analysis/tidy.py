@@ -203,6 +203,9 @@ _INTEGERS = frozenset(
     name for schema in SCHEMAS.values() for name, kind in schema.items() if kind == "integer"
 )
 _TEST = ["suite", "benchmark", "metric"]
+_GROUP = 50_000
+"""Items of a row group, or those of one run where it has more."""
+_PAGE = 2**23
 REMEDY = "make the tables again with `sight compare`"
 
 
@@ -351,8 +354,9 @@ def read_items(path: str | Path, remedy: str = REMEDY) -> pa.Table:
 def items_writer(path: str | Path) -> Iterator[Callable[[pa.Table], None]]:
     """Gives a function that writes one run's items, to be called run by run in alphabetical order.
 
-    The rows are sorted, as `write_parquet` sorts them, and never all in memory. The file appears
-    only when it is complete.
+    The rows are sorted, as `write_parquet` sorts them, and never all in memory: small runs share a
+    row group, so that what all of them hold is stored once. The file appears only when it is
+    complete.
     """
     schema = pa.schema(
         [
@@ -362,11 +366,25 @@ def items_writer(path: str | Path) -> Iterator[Callable[[pa.Table], None]]:
     )
     with (
         atomic_path(path) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        pq.ParquetWriter(
+            temporary, schema, compression="zstd", compression_level=9, data_page_size=_PAGE
+        ) as writer,
     ):
-        yield lambda table: writer.write_table(
-            table.sort_by([(name, "ascending") for name in KEYS["items"]]).cast(schema)
-        )
+        waiting: list[pa.Table] = []
+
+        def write(table: pa.Table) -> None:
+            keys = [(name, "ascending") for name in KEYS["items"]]
+            waiting.append(table.sort_by(keys).cast(schema))
+            if sum(map(len, waiting)) >= _GROUP:
+                flush()
+
+        def flush() -> None:
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting.clear()
+
+        yield write
+        flush()
 
 
 @contextmanager
