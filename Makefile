@@ -67,11 +67,11 @@ study: setup ## run the default study: training, evaluation, figures (CORES=, AR
 test: lint ## check the style and run the quick tests (WORKERS=, ARGS=)
 	@$(RUN) pytest $(SHARED) $(ARGS)
 
-# Whole studies and the cluster have the machine to themselves: they tell times, or depend on them.
+# Whole studies come last, since they tell times; the cluster mostly waits, and does so beside them.
 test-slow: setup ## run the tests that take minutes (WORKERS=, ARGS=)
 	@$(RUN) pytest -m "slow and not (end_to_end or slurm or campaign)" $(SHARED) $(ARGS); shared=$$?; \
-	$(RUN) pytest -m "slow and (end_to_end or slurm)" $(ARGS); alone=$$?; \
-	for status in $$shared $$alone; do \
+	$(RUN) pytest -m "slow and (end_to_end or slurm)" -n 2 --dist loadfile $(ARGS); last=$$?; \
+	for status in $$shared $$last; do \
 	    case $$status in 0|5) ;; *) exit $$status ;; esac; \
 	done # 5: ARGS names no tests of that half
 
