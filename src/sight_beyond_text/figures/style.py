@@ -205,6 +205,8 @@ def notice(style: FigureStyle, text: str) -> Figure:
 def settle(figure: Figure, style: FigureStyle) -> None:
     """Lays a figure out once and for all, so that files in several formats needn't do it anew."""
     with mpl.rc_context(style.rc()):
+        # Letters are as wide as whole dots make them.
+        figure.set_dpi(style.dpi)
         # Once more, for labels that only find their room after the panels have found theirs.
         for _ in range(2):
             figure.get_layout_engine().execute(figure)
