@@ -231,14 +231,14 @@ def _score(run, suite, benchmark, metric, score, value=None) -> dict[str, object
 
 def _curves(rng, runs: pd.DataFrame) -> pd.DataFrame:
     frames = []
-    align = {base: _decay(rng, 60, 4.5, 1.6) for base in sorted(set(runs["base"]))}
     floor = {"visual": 0.9, "caption": 1.0, "text": 1.15}
     slow = {"full": 0.0, "lora": 0.15, "qlora": 0.2, "frozen": 0.5}
-    for run in runs[runs["kind"] == "run"].to_dict("records"):
-        end = floor.get(run["source"], 1.0) + slow.get(run["tuning"], 0.1)
-        stages = {"tune": _decay(rng, 150, 2.6, end)}
-        if run["source"] == "visual":
-            stages["align"] = align[run["base"]]
+    for run in runs[runs["kind"] != "reference"].to_dict("records"):
+        if run["kind"] == "base":
+            stages = {"align": _decay(rng, 60, 4.5, 1.6)}
+        else:
+            end = floor.get(run["source"], 1.0) + slow.get(run["tuning"], 0.1)
+            stages = {"tune": _decay(rng, 150, 2.6, end)}
         for stage, loss in stages.items():
             step = np.arange(1, len(loss) + 1)
             frames.append(

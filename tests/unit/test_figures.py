@@ -332,7 +332,7 @@ def test_smoothing_keeps_length_and_level():
     assert smoothed(np.full(100, 1.5)) == pytest.approx(np.full(100, 1.5))
 
 
-def test_a_curve_that_runs_share_is_drawn_once(studies):
+def test_alignments_stand_beside_the_tunings_that_go_on_from_them(studies):
     figure = FIGURES["training_curves"].draw(studies("default"), FigureStyle())
     assert [len(ax.lines) for ax in figure.axes] == [1, 10, 1, 10]
 

@@ -14,9 +14,8 @@ from sight_beyond_text.figures.style import LINES, FigureStyle, new_figure, noti
 CAPTION = (
     "Training loss (cross-entropy per answer token, in nats) by optimizer step: alignment of the "
     "projector (left), instruction tuning (right). Lines are means over a window of 10 % of the "
-    "steps; a run that several others continue from is drawn once, in grey if they differ in "
-    "source. Losses of different sources are not comparable in level, since their prompts hold "
-    "different information."
+    "steps; the alignment, which all runs of a base continue from, is grey. Losses of different "
+    "sources are not comparable in level, since their prompts hold different information."
 )
 STAGES = {"align": "Alignment", "tune": "Instruction tuning"}
 
@@ -66,22 +65,19 @@ def smoothed(loss: np.ndarray) -> np.ndarray:
 def _shown(tables: Tables) -> pd.DataFrame:
     runs = tables.runs[["run", "base", "source", "tuning", "kind"]]
     curves = tables.curves.merge(runs, on="run").sort_values(["run", "stage", "step"])
-    return curves[curves["loss"].notna() & (curves["kind"] == "run")]
+    # An alignment stands with the untuned base whose runs continue from it.
+    aligned = (curves["stage"] == "align") & (curves["kind"] == "base")
+    return curves[curves["loss"].notna() & ((curves["kind"] == "run") | aligned)]
 
 
 def _lines(ax, curves: pd.DataFrame, style: FigureStyle) -> None:
-    shared: dict[bytes, list[pd.DataFrame]] = {}
     for _, own in curves.groupby("run", sort=True):
-        shared.setdefault(own[["step", "loss"]].to_numpy(float).tobytes(), []).append(own)
-    for owners in shared.values():
-        sources = {own["source"].iloc[0] for own in owners}
-        tunings = {own["tuning"].iloc[0] for own in owners}
-        step = owners[0]["step"].to_numpy(float)
+        source, tuning, step = own["source"].iloc[0], own["tuning"].iloc[0], own["step"]
         ax.plot(
-            step,
-            smoothed(owners[0]["loss"].to_numpy(float)),
-            color=style.colour(sources.pop()) if len(sources) == 1 else panels.GREY,
-            linestyle=LINES.get(tunings.pop(), "-") if len(tunings) == 1 else "-",
+            step.to_numpy(float),
+            smoothed(own["loss"].to_numpy(float)),
+            color=style.colour(source) if source else panels.GREY,
+            linestyle=LINES.get(tuning, "-"),
             linewidth=1.0,
             marker="o" if len(step) == 1 else None,
             markersize=3,
@@ -111,7 +107,8 @@ def _scale(axes, loss: pd.Series) -> None:
 
 
 def _handles(curves: pd.DataFrame, style: FigureStyle) -> list:
-    sources, tunings = varied(curves, "source"), varied(curves, "tuning")
+    tuned = curves[curves["kind"] == "run"]
+    sources, tunings = varied(tuned, "source"), varied(tuned, "tuning")
     handles = [
         panels.line_handle(label, color=style.colour(source), linewidth=2.0)
         for source, label in sources.items()
