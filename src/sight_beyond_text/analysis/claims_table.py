@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from sight_beyond_text.analysis import names, tidy
-from sight_beyond_text.analysis.markup import latex, markdown
+from sight_beyond_text.analysis.markup import latex, latex_table, markdown
 from sight_beyond_text.files import sha256, write_text
 
 HEADS = ("claim", "verdict", "difference", "claimed", "p", "p (Holm)", "alone", "items", "why")
@@ -85,19 +85,8 @@ def to_latex(table: pd.DataFrame, label: str = "tab:claims") -> str:
     r"""The table as a LaTeX `table*`; needs `\usepackage{booktabs}`."""
     wide = {"claim": r"p{0.27\linewidth}", "why": r"p{0.15\linewidth}"}
     layout = "".join(wide.get(head, "l") for head in table.columns)
-    lines = [
-        r"\begin{table*}",
-        r"\centering",
-        r"\footnotesize",
-        r"\setlength{\tabcolsep}{3pt}",
-        rf"\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
-        r"\toprule",
-        " & ".join(latex(head) for head in table.columns) + r" \\",
-        r"\midrule",
-    ]
-    lines += [" & ".join(map(latex, row)) + r" \\" for row in table.itertuples(index=False)]
-    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{latex(NOTE)}}}"]
-    return "\n".join([*lines, rf"\label{{{label}}}", r"\end{table*}"]) + "\n"
+    rows = [" & ".join(map(latex, row)) + r" \\" for row in table.itertuples(index=False)]
+    return latex_table(layout, map(latex, table.columns), rows, NOTE, label)
 
 
 def write_claims_table(tables_dir: str | Path, out_stem: str | Path) -> dict[str, object]:

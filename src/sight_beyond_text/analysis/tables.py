@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from sight_beyond_text.analysis import names, tidy
-from sight_beyond_text.analysis.markup import latex, markdown
+from sight_beyond_text.analysis.markup import latex, latex_table, markdown
 from sight_beyond_text.analysis.tidy import Tables, atomic_path, read_tables
 from sight_beyond_text.errors import UserError
 
@@ -126,17 +126,7 @@ def to_markdown(table: pd.DataFrame, caption: str = "") -> str:
 def to_latex(table: pd.DataFrame, caption: str = "", label: str = "tab:main") -> str:
     r"""The main table as a LaTeX `table*`; needs `\usepackage{booktabs}`."""
     titles = _titles(table)
-    layout = "l" * table.index.nlevels + "r" * len(titles)
-    lines = [
-        r"\begin{table*}",
-        r"\centering",
-        r"\footnotesize",
-        r"\setlength{\tabcolsep}{3pt}",
-        rf"\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
-        r"\toprule",
-        " & ".join([*map(latex, table.index.names), *map(_stacked, titles)]) + r" \\",
-        r"\midrule",
-    ]
+    lines = []
     previous = None
     for keys, row in _iterate(table):
         if previous not in (None, keys[0]):
@@ -150,10 +140,9 @@ def to_latex(table: pd.DataFrame, caption: str = "", label: str = "tab:main") ->
             text = _ranked(text, row[title], r"\textbf{{{}}}", r"\underline{{{}}}")
             cells.append(text + ("$^{*}$" if mark else ""))
         lines.append(" & ".join([*(latex(key) for key in shown), *cells]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    if caption:
-        lines.append(rf"\caption{{{latex(caption)}}}")
-    return "\n".join([*lines, rf"\label{{{label}}}", r"\end{table*}"]) + "\n"
+    layout = "l" * table.index.nlevels + "r" * len(titles)
+    heads = [*map(latex, table.index.names), *map(_stacked, titles)]
+    return latex_table(layout, heads, lines, caption, label)
 
 
 def write_main_table(tables_dir: str | Path, out_stem: str | Path) -> dict[str, object]:

@@ -68,14 +68,7 @@ CURVES = {
     "loss": "float",
     "learning_rate": "float",
 }
-EFFECTS = {
-    "contrast": "text",
-    "run": "text",
-    "other": "text",
-    "base": "text",
-    "source": "text",
-    "tuning": "text",
-    "seed": "integer",
+_DIFFERENCE = {
     "suite": "text",
     "benchmark": "text",
     "metric": "text",
@@ -92,6 +85,16 @@ EFFECTS = {
     "n": "integer",
     "n_clusters": "integer",
 }
+EFFECTS = {
+    "contrast": "text",
+    "run": "text",
+    "other": "text",
+    "base": "text",
+    "source": "text",
+    "tuning": "text",
+    "seed": "integer",
+    **_DIFFERENCE,
+}
 OVER_SEEDS = {
     "contrast": "text",
     "base": "text",
@@ -100,21 +103,7 @@ OVER_SEEDS = {
     "instruction_kinds": "text",
     "other": "text",
     "seeds": "integer",
-    "suite": "text",
-    "benchmark": "text",
-    "metric": "text",
-    "protocol": "text",
-    "value": "float",
-    "other_value": "float",
-    "difference": "float",
-    "low": "float",
-    "high": "float",
-    "p": "float",
-    "p_holm": "float",
-    "effect_size": "float",
-    "family": "text",
-    "n": "integer",
-    "n_clusters": "integer",
+    **_DIFFERENCE,
 }
 INTERVALS = {
     "run": "text",
