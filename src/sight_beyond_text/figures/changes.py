@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -54,12 +53,5 @@ def draw(
         )
         for key, title in titles.items()
     ]
-    with mpl.rc_context(style.rc()):
-        grid = panels.dot_grid(
-            dots, columns, panel_bases(tables, effects), varied(effects, "tuning"), style, 0.25
-        )
-        for ax in grid.axes.values():
-            panels.zero_line(ax)
-        handles = panels.hue_handles(varied(effects, "source"), style)
-        panels.legend(grid.figure, [*handles, panels.hollow_handle()], style)
-    return grid.figure
+    groups, hues = varied(effects, "tuning"), varied(effects, "source")
+    return panels.differences(dots, columns, panel_bases(tables, effects), groups, hues, style)

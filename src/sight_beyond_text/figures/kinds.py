@@ -1,6 +1,5 @@
 """Which kinds of instruction the runs learned from: conversation, detail, reasoning."""
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -51,15 +50,8 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
         )
         for benchmark in names.ordered(effects["benchmark"], names.HEADLINE)
     ]
-    with mpl.rc_context(style.rc()):
-        grid = panels.dot_grid(
-            dots, columns, panel_bases(tables, effects), _groups(effects), style, 0.25
-        )
-        for ax in grid.axes.values():
-            panels.zero_line(ax)
-        handles = panels.hue_handles(varied(effects, "tuning"), style)
-        panels.legend(grid.figure, [*handles, panels.hollow_handle()], style)
-    return grid.figure
+    rows, hues = panel_bases(tables, effects), varied(effects, "tuning")
+    return panels.differences(dots, columns, rows, _groups(effects), hues, style)
 
 
 def _shown(tables: Tables) -> pd.DataFrame:

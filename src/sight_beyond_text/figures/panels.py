@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -101,6 +102,32 @@ def dot_grid(
                 ax.set_ylabel(wrap(label, unit * heights[row], style), fontweight="bold")
     figure.align_ylabels(list(grid[:, 0]))
     return Grid(figure, axes)
+
+
+def differences(
+    data: pd.DataFrame,
+    columns: Sequence[Column],
+    panels: Mapping[str, str],
+    groups: Mapping[str, str],
+    hues: Mapping[str, str],
+    style: FigureStyle,
+) -> Figure:
+    """A figure of differences about zero, where hollow dots are those that may be none.
+
+    Args:
+        data: As for `dot_grid`.
+        columns: As for `dot_grid`.
+        panels: As for `dot_grid`.
+        groups: As for `dot_grid`.
+        hues: What the legend tells of hues, key to label.
+        style: The look.
+    """
+    with mpl.rc_context(style.rc()):
+        grid = dot_grid(data, columns, panels, groups, style, 0.25)
+        for ax in grid.axes.values():
+            zero_line(ax)
+        legend(grid.figure, [*hue_handles(hues, style), hollow_handle()], style)
+    return grid.figure
 
 
 def legend(figure: Figure, handles: Sequence[object], style: FigureStyle) -> None:

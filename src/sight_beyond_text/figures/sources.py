@@ -1,6 +1,5 @@
 """What stood for the image in training: paired differences between sources."""
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -57,13 +56,8 @@ def draw(tables: Tables, style: FigureStyle) -> Figure:
         for benchmark in names.ordered(effects["benchmark"], names.HEADLINE)
     ]
     rows = {key: label for key, label in CONTRASTS.items() if key in set(effects["contrast"])}
-    with mpl.rc_context(style.rc()):
-        grid = panels.dot_grid(dots, columns, rows, panel_bases(tables, effects), style, 0.25)
-        for ax in grid.axes.values():
-            panels.zero_line(ax)
-        handles = panels.hue_handles(varied(effects, "tuning"), style)
-        panels.legend(grid.figure, [*handles, panels.hollow_handle()], style)
-    return grid.figure
+    groups, hues = panel_bases(tables, effects), varied(effects, "tuning")
+    return panels.differences(dots, columns, rows, groups, hues, style)
 
 
 def _shown(tables: Tables) -> pd.DataFrame:
