@@ -76,6 +76,34 @@ def try_held(folder: str | Path, create: bool = False) -> Iterator[bool]:
         os.close(handle)
 
 
+def clear_stale(folder: str | Path) -> None:
+    """Removes the locks that killed Snakemakes left in a directory, unless another lives there.
+
+    Snakemake's own locks are files, which outlive it; the kernel's, which this process shares with
+    the others of the directory until it ends, tells whether one of them is alive.
+
+    Args:
+        folder: where Snakemake keeps its state, `.snakemake`.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(exist_ok=True)
+        # Stays open, and with it the lock, for as long as this process lives.
+        handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stale = list((folder / "locks").glob("*.lock"))
+            for path in stale:
+                path.unlink(missing_ok=True)
+            if stale:
+                print("A Snakemake that worked here was killed; going on in its place.",
+                      file=sys.stderr)  # fmt: skip
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    except OSError:
+        # Without rights to write or without locks, Snakemake's own do what they can.
+        return
+
+
 def _take(path: Path) -> int | None:
     """A handle that holds a lock until it is closed; None where the file system has none."""
     waiting = False

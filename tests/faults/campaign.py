@@ -242,11 +242,6 @@ def errors(output: str) -> list[str]:
     return [line.strip() for line in output.splitlines() if line.startswith("error: ")]
 
 
-def unlock(checkout: Checkout, study: str) -> None:
-    """What is to be done where Snakemake itself was killed."""
-    checkout.snakemake("--unlock", "--configfile", study)
-
-
 def wipe(checkout: Checkout) -> None:
     """Takes a checkout back to where nothing was run."""
     for part in ("results", "resources", "logs", ".snakemake", *map(str, drawn(NAME))):
@@ -352,11 +347,10 @@ class Campaign:
 
     def run(self, kills: int, seed: int = 0) -> None:
         """Goes on until the study was killed so many times, and lets the last one finish."""
-        # What a campaign that was interrupted left: a workflow that lives on, and its lock.
+        # What a campaign that was interrupted left: a workflow that lives on.
         while there := working_in(self.killed.folder):
             for pid in there:
                 kill(pid)
-        unlock(self.killed, self.study)
         while len(self.told["kills"]) < kills:
             number = len(self.told["kills"])
             rng = random.Random(f"{seed} {number} {len(self.told['finished'])}")
@@ -366,8 +360,6 @@ class Campaign:
                 continue
             self.told["kills"].append(row)
             self.save(self.told)
-            if row["killed"] == "all":
-                unlock(self.killed, self.study)
         if self._since():
             status, output = Workflow(self.killed, self.study).ended()
             assert status == 0, output[-6000:]

@@ -243,7 +243,6 @@ def test_a_step_that_outlives_its_snakemake_is_waited_for(copied, finished):
     kill(first.process.pid)
     first.ended()
     assert "tune" in first.steps().values()
-    copied.snakemake("--unlock", "--configfile", study_of(copied))
     finishes(copied, finished)
 
 

@@ -161,3 +161,32 @@ def test_a_runs_folder_can_be_gone_on_with_by_the_group(world, umask, mode_of):
         assert mode(path) == (0o2775 if path.is_dir() else 0o664), path
     assert kept.pop("learned.safetensors") == 0o664
     assert all(rights in (0o664, 0o2775) for rights in kept.values()), kept
+
+
+LIVE = """
+import sys, time
+from sight_beyond_text.locks import clear_stale
+clear_stale(sys.argv[1])
+print("lives", flush=True)
+time.sleep(60)
+"""
+
+
+def test_locks_of_the_killed_are_removed_and_those_of_the_living_stay(tmp_path):
+    state = tmp_path / ".snakemake"
+    first, second = (start("-c", LIVE, str(state)) for _ in range(2))
+    assert first.stdout.readline() == second.stdout.readline() == "lives\n"
+    (state / "locks").mkdir()
+    ours = [state / "locks" / f"0.{kind}.lock" for kind in ("input", "output")]
+    for path in ours:
+        path.write_text("a\n")
+    first.kill()
+    first.wait()
+    code = f"from sight_beyond_text.locks import clear_stale; clear_stale({str(state)!r})"
+    asked = start("-c", code)
+    assert asked.communicate() == ("", "") and all(path.exists() for path in ours)
+    second.kill()
+    second.wait()
+    asked = start("-c", code)
+    assert "was killed; going on" in asked.communicate()[1]
+    assert not any(path.exists() for path in ours)
