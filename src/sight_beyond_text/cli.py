@@ -31,7 +31,7 @@ from sight_beyond_text.commands.slurm import slurm
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.leases import leased
 from sight_beyond_text.locks import held
-from sight_beyond_text.session import LAUNCHER, end_with, prepare_torch, session
+from sight_beyond_text.session import LAUNCHER, end_with, importing, prepare_torch, session
 
 app = typer.Typer(
     help="Does training on images make a language model more truthful and ethical?",
@@ -50,6 +50,10 @@ Gpus = Annotated[
     typer.Option(min=0, help="GPUs to wait for and compute on; one a process by default."),
 ]
 Record = Annotated[Path, typer.Option(help="Completion record, written last.")]
+TrainingRecord = Annotated[
+    Path | None,
+    typer.Option("--record", help="Completion record, written last; else the run's train.json."),
+]
 StudyFile = Annotated[Path, typer.Argument(help="A study file.")]
 
 
@@ -135,10 +139,15 @@ app.add_typer(micro, name="micro")
 Made = Annotated[Path, typer.Option(help="Completion record in the world's folder.")]
 
 
+def _making(record: Path) -> contextlib.AbstractContextManager:
+    """Waits for a step that outlived its Snakemake; two may not write one part of a world."""
+    return held([record.with_name(f".{record.stem}")])
+
+
 @micro.command("world")
 def micro_world(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Writes scenes, annotations, texts, benchmarks and the tokenizer."""
-    with session(log, threads):
+    with session(log, threads), _making(record):
         from sight_beyond_text.micro.world import write_world
 
         write_world(_spec(settings), record.parent, record)
@@ -147,9 +156,10 @@ def micro_world(settings: SpecText, record: Made, log: Log = None, threads: Thre
 @micro.command("tower")
 def micro_tower(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Trains the CLIP tower."""
-    with session(log, threads):
-        prepare_torch(threads)
-        from sight_beyond_text.micro.tower import train_tower
+    with session(log, threads), _making(record):
+        with importing():
+            prepare_torch(threads)
+            from sight_beyond_text.micro.tower import train_tower
 
         world = record.parents[1]
         train_tower(_spec(settings), world, world / "models" / "tower", record)
@@ -158,9 +168,10 @@ def micro_tower(settings: SpecText, record: Made, log: Log = None, threads: Thre
 @micro.command("base")
 def micro_base(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Pretrains micro-base."""
-    with session(log, threads):
-        prepare_torch(threads)
-        from sight_beyond_text.micro.pretrain import pretrain_base
+    with session(log, threads), _making(record):
+        with importing():
+            prepare_torch(threads)
+            from sight_beyond_text.micro.pretrain import pretrain_base
 
         world = record.parents[1]
         pretrain_base(_spec(settings), world, world / "models" / "base", record)
@@ -169,9 +180,10 @@ def micro_base(settings: SpecText, record: Made, log: Log = None, threads: Threa
 @micro.command("chat")
 def micro_chat(settings: SpecText, record: Made, log: Log = None, threads: Threads = None) -> None:
     """Tunes micro-base on text instructions: micro-chat."""
-    with session(log, threads):
-        prepare_torch(threads)
-        from sight_beyond_text.micro.pretrain import pretrain_chat
+    with session(log, threads), _making(record):
+        with importing():
+            prepare_torch(threads)
+            from sight_beyond_text.micro.pretrain import pretrain_chat
 
         world, models = record.parents[1], record.parent
         pretrain_chat(_spec(settings), world, models / "base", models / "chat", record)
@@ -266,56 +278,86 @@ def features(
         read = _spec(settings)
         entered.enter_context(held([read["folder"]]))
         entered.enter_context(leased(1 if gpus is None else gpus))
-        prepare_torch(threads)
-        if "benchmarks" in read:
-            from sight_beyond_text.evaluation.image_features import make_features
-        else:
-            from sight_beyond_text.models.features import make_features
+        with importing():
+            prepare_torch(threads)
+            if "benchmarks" in read:
+                from sight_beyond_text.evaluation.image_features import make_features
+            else:
+                from sight_beyond_text.models.features import make_features
 
         make_features(read)
 
 
 @app.command()
 def align(
-    run: SpecText, record: Record, log: Log = None, threads: Threads = None, gpus: Gpus = None
+    run: SpecText,
+    record: TrainingRecord = None,
+    log: Log = None,
+    threads: Threads = None,
+    gpus: Gpus = None,
 ) -> None:
     """Stage 1: trains a base's projector."""
-    _train(run, record, log, threads, gpus)
+    _train([run], record, log, threads, gpus)
 
 
 @app.command()
 def tune(
-    run: SpecText, record: Record, log: Log = None, threads: Threads = None, gpus: Gpus = None
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SPEC...", help="One spec or several, as JSON; - reads lines of it."
+        ),
+    ],
+    record: TrainingRecord = None,
+    log: Log = None,
+    threads: Threads = None,
+    gpus: Gpus = None,
 ) -> None:
-    """Stage 2: trains one run."""
-    _train(run, record, log, threads, gpus)
+    """Stage 2: trains one run, or several one after the other.
+
+    Of several, each gets its record as soon as it is trained; one that is trained isn't again.
+    """
+    _train(runs, record, log, threads, gpus)
 
 
-def _train(run: str, record: Path, log: Path | None, threads: int | None, gpus: int | None) -> None:
-    spec = None
+def _train(
+    runs: list[str], record: Path | None, log: Path | None, threads: int | None, gpus: int | None
+) -> None:
+    specs: list[dict] = []
     with session():
-        spec = _spec(run)
+        specs += [_spec(text) for text in (_lines() if runs == ["-"] else runs)]
+        if record is not None and len(specs) > 1:
+            raise UserError("--record: one for several specs; leave it out: each has its own")
+        for spec in specs:
+            if len(specs) > 1 and spec["training"]["processes"] > 1:
+                raise UserError(
+                    f"{spec['id']}: it takes several processes, and a command of its own"
+                )
     from sight_beyond_text.training.launch import is_one_of_several, launch
 
     # Several may run the same at once, each from a folder of their own: whoever comes second waits,
     # and then finds it finished.
-    folder = Path(spec["checkpoint"]).parent
-    processes = spec["training"]["processes"]
+    folders = [Path(spec["checkpoint"]).parent for spec in specs]
+    processes = max(spec["training"]["processes"] for spec in specs)
     gpus = processes if gpus is None else gpus
     if processes > 1 and not is_one_of_several():
-        with session(), held([folder]), leased(gpus, processes):
+        with session(), held(folders), leased(gpus, processes):
             os.environ[LAUNCHER] = str(os.getpid())
-            launch(processes, sys.argv[1:])
+            # Standard input is read already.
+            given = [json.dumps(specs[0]) if word == "-" else word for word in sys.argv[1:]]
+            launch(processes, given)
         return
     if LAUNCHER in os.environ:
         end_with(int(os.environ[LAUNCHER]))
     each = threads and max(1, threads // processes)
     is_first = LAUNCHER not in os.environ and int(os.environ.get("RANK", 0)) == 0
-    with session(log, each), held([folder] if is_first else []), leased(gpus):
-        prepare_torch(each)
-        from sight_beyond_text.training.train import train
+    with session(log, each), held(folders if is_first else []), leased(gpus):
+        with importing():
+            prepare_torch(each)
+            from sight_beyond_text.training.train import train
 
-        train(spec, record)
+        for spec, folder in zip(specs, folders, strict=True):
+            train(spec, record or folder / "train.json")
 
 
 @app.command()
@@ -340,15 +382,20 @@ def evaluate(
     soon as it is done; one on text that is finished isn't scored again.
     """
     with session(log, threads), contextlib.ExitStack() as entered:
-        if evaluations == ["-"]:
-            evaluations = sys.stdin.read().splitlines()
-        specs = [_evaluation(text) for text in evaluations]
+        specs = [_evaluation(text) for text in (_lines() if evaluations == ["-"] else evaluations)]
         if out is not None and len(specs) > 1:
             raise UserError("--out: one folder for several specs; leave it out: each has its own")
         entered.enter_context(held(out or spec["folder"] for spec in specs))
         entered.enter_context(leased(1 if gpus is None else gpus))
-        prepare_torch(threads)
-        from sight_beyond_text.models.checkpoints import verify
+        suites = {spec["suite"] for spec in specs}
+        with importing():
+            prepare_torch(threads)
+            from sight_beyond_text.models.checkpoints import verify
+
+            if "text" in suites:
+                from sight_beyond_text.evaluation.text import evaluate_texts
+            if "image" in suites:
+                from sight_beyond_text.evaluation.image import evaluate_image
 
         used = [spec["subject"]["checkpoint"] for spec in specs]
         used += [spec["subject"]["projector"] for spec in specs if spec["suite"] == "image"]
@@ -361,13 +408,9 @@ def evaluate(
         folders = [(spec, out or spec["folder"]) for spec in specs]
         text = [pair for pair in folders if pair[0]["suite"] == "text"]
         if text:
-            from sight_beyond_text.evaluation.text import evaluate_texts
-
             evaluate_texts(text)
         for spec, folder in folders:
             if spec["suite"] == "image":
-                from sight_beyond_text.evaluation.image import evaluate_image
-
                 evaluate_image(spec, folder)
 
 
@@ -451,6 +494,13 @@ def _spec(text: str) -> dict[str, Any]:
     if not isinstance(made, dict):
         raise UserError(f"not a JSON object: {text[:40]!r}; `sight spec` prints specs")
     return made
+
+
+def _lines() -> list[str]:
+    lines = sys.stdin.read().splitlines()
+    if not lines:
+        raise UserError("standard input: empty; it must hold a spec a line, as JSON")
+    return lines
 
 
 def _evaluation(text: str) -> dict[str, Any]:

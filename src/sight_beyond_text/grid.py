@@ -718,22 +718,40 @@ def evaluation_specs(study: Study) -> list[Spec]:
 
 
 def evaluations_together(study: Study) -> list[list[Spec]]:
-    """The evaluations by job: `jobs.evaluations_per_job` of one base at most.
+    """The evaluations by job: `jobs.evaluations_per_job` of one base at most."""
+    size = study.jobs.evaluations_per_job
+    return _together(evaluation_specs(study), size, lambda spec: digest(spec["subject"]["base"]))
 
-    A job has fewer where the specs of all would be too long for a command.
+
+def trainings_together(study: Study) -> list[list[Spec]]:
+    """The runs by job: `jobs.trainings_per_job` of one base and alignment at most.
+
+    A run that takes several processes has a job of its own.
+    """
+
+    def kind(spec: Spec) -> str:
+        several = spec["training"]["processes"] > 1
+        return digest([spec["base"], spec["projector"], spec["id"] if several else None])
+
+    return _together(run_specs(study), study.jobs.trainings_per_job, kind)
+
+
+def _together(specs: list[Spec], size: int, kind: Callable[[Spec], str]) -> list[list[Spec]]:
+    """Specs of a kind in groups of a size at most, in the order of their first ones.
+
+    A group has fewer where the specs of all would be too long for a command.
     """
     made: list[list[Spec]] = []
     latest: dict[str, list[Spec]] = {}
     lengths: dict[str, int] = {}
-    for spec in evaluation_specs(study):
-        base, length = digest(spec["subject"]["base"]), len(str(spec))
-        group = latest.get(base, [])
-        full = len(group) == study.jobs.evaluations_per_job
-        if not group or full or lengths[base] + length > _COMMAND:
-            latest[base], lengths[base] = (group := []), 0
+    for spec in specs:
+        known, length = kind(spec), len(str(spec))
+        group = latest.get(known, [])
+        if not group or len(group) == size or lengths[known] + length > _COMMAND:
+            latest[known], lengths[known] = (group := []), 0
             made.append(group)
         group.append(spec)
-        lengths[base] += length
+        lengths[known] += length
     return made
 
 

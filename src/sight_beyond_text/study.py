@@ -673,6 +673,11 @@ class Jobs(Model):
         description="Evaluations of one base that share a job, its start, and on text the load of"
         " the base. For short ones: they wait until the last of their runs is trained.",
     )
+    trainings_per_job: Positive = Field(
+        1,
+        description="Runs of one base that share a job and its start, one trained after the other."
+        " For short ones; those of several processes have a job each.",
+    )
     cache_features: Job = Field(default_factory=Job, description="The tower's features.")
 
 

@@ -77,6 +77,22 @@ def test_evaluations_of_one_base_share_a_job(tiny, repository):
             assert len({spec["subject"]["base"]["model"] for spec in group}) == 1
 
 
+def test_runs_of_one_base_share_a_job_unless_they_take_several_processes(tiny, repository):
+    read = study.read(repository / "config.yaml")
+    alone = sorted(spec["id"] for spec in grid.run_specs(read))
+    for size, expected in ((5, [5, 5, 5, 5]), (100, [10, 10]), (1, [1] * 20)):
+        jobs = read.jobs.model_copy(update={"trainings_per_job": size})
+        groups = grid.trainings_together(read.model_copy(update={"jobs": jobs}))
+        assert sorted(map(len, groups)) == expected
+        assert sorted(spec["id"] for group in groups for spec in group) == alone
+        for group in groups:
+            assert len({spec["projector"] for spec in group}) == 1
+    several = tiny(processes=2, trainings_per_job=100)
+    groups = grid.trainings_together(several)
+    modes = sorted([spec["mode"] for spec in group] for group in groups)
+    assert modes == [["full"], ["full"], ["lora", "lora"]]
+
+
 def test_no_job_has_more_than_fits_into_a_command(repository):
     read = study.read(repository / "workflow" / "studies" / "paper.yaml")
     jobs = read.jobs.model_copy(update={"evaluations_per_job": 100})

@@ -336,3 +336,44 @@ def test_memory_that_runs_out_later_is_told_in_one_line(world, tmp_path, reposit
     assert "out of memory at step 1, though the largest pass had fit" in told[0]
     assert "there is no checkpoint" in told[0] and "token_budget" in told[0]
     assert not record.exists()
+
+
+def tune(specs: list[dict], repository: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "sight_beyond_text.cli", "tune", "-", "--threads", "1"],
+        input="".join(json.dumps(spec) + "\n" for spec in specs),
+        env={**os.environ, "PYTHONPATH": str(repository / "src")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_several_in_one_process_learn_what_each_learns_alone(world, tmp_path, repository):
+    def specs(name):
+        made = []
+        for mode, more in (
+            ("full", {"precision": "bf16"}),
+            ("qlora", {}),
+            ("lora", {"lora": {**LORA, "dropout": 0.3}}),
+        ):
+            place = tmp_path / name / mode / "checkpoint"
+            made.append(run_spec(world, mode, epochs=1, checkpoint=str(place), **more))
+        return made
+
+    together, alone = specs("together"), specs("alone")[-1]
+    assert tune(together, repository).returncode == tune([alone], repository).returncode == 0
+    records = [Path(spec["checkpoint"]).parent / "train.json" for spec in (*together, alone)]
+    told = [json.loads(path.read_text()) for path in records]
+    assert told[2]["files"] == told[3]["files"]
+    assert told[2]["curve"] == told[3]["curve"]
+    again = tune(together, repository)
+    assert again.stderr.count("is trained already") == 3
+
+
+def test_several_that_can_not_share_a_process_are_refused(world, repository):
+    many = [run_spec(world, mode, processes=2) for mode in ("full", "lora")]
+    refused = tune(many, repository)
+    assert refused.returncode == 2
+    assert "it takes several processes, and a command of its own" in refused.stderr
+    assert tune([], repository).stderr.startswith("error: standard input: empty")

@@ -130,6 +130,27 @@ def test_evaluations_share_a_job_and_ask_nothing_twice(finished, tmp_path):
     assert checkout.planned("evaluate_all", *together) == {}
 
 
+def test_runs_share_a_job_and_none_is_trained_twice(finished, tmp_path):
+    checkout = Checkout(shutil.copytree(finished.folder, tmp_path / "copy"))
+    records = sorted(checkout.folder.glob("results/runs/*/train.json"))
+    weights = {
+        path: path.read_bytes() for path in checkout.folder.rglob("checkpoint/**/*.safetensors")
+    }
+    assert len(records) == 4 and weights
+    before = {record: json.loads(record.read_text()) for record in records}
+    shutil.rmtree(records[0].parent / "checkpoint")
+    records[0].unlink()
+    together = ("--configfile", checkout.study("together", jobs__trainings_per_job=3))
+    planned = checkout.planned("train_all", *together)
+    assert "tune" not in planned and planned["tune_1"] == 1
+    checkout.snakemake("train_all", "--cores", "1", *together)
+    assert {path: path.read_bytes() for path in weights} == weights
+    assert json.loads(records[0].read_text())["curve"] == before.pop(records[0])["curve"]
+    for record, known in before.items():
+        assert json.loads(record.read_text()) == known  # the seconds of its training included
+    assert checkout.planned("train_all", *together) == {}
+
+
 def test_a_benchmark_plans_no_training(finished):
     changed = finished.study("limit", evaluation__text__ethics_cm__limit=5)
     planned = finished.planned("--configfile", changed)

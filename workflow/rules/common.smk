@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.settings.types import DeploymentMethod
+from snakemake.settings.types import DeploymentMethod, ExecMode
 
-from sight_beyond_text import cache, figure_names, grid, jobs, reporting
+from sight_beyond_text import cache, figure_names, grid, jobs, locks, reporting
 from sight_beyond_text.errors import UserError
 from sight_beyond_text.session import from_source
 from sight_beyond_text.study import load
@@ -16,6 +16,11 @@ from sight_beyond_text.study import load
 # A DAG is of millions of objects that stay; looking for garbage among them, again and again, takes
 # a good part of a large grid's planning.
 gc.set_threshold(100_000, 50, 100)
+
+# Jobs on a cluster live on when Snakemake is killed, so there its lock stays until `sight slurm`, or
+# the user, has cancelled them.
+if workflow.exec_mode == ExecMode.DEFAULT and workflow.resource_settings.nodes is None:
+    locks.clear_stale(".snakemake")
 
 if str(config.get("from_cache", False)).lower() not in ("true", "false"):
     raise WorkflowError(f"from_cache: found {config['from_cache']!r}; allowed: true or false")
@@ -140,6 +145,11 @@ def alignment_of(wildcards):
 def run_of(wildcards):
     """The spec of a run, by its id."""
     return RUNS[wildcards.run]
+
+
+def first(specs):
+    """The first of a job's specs, as `asked` takes it."""
+    return lambda wildcards: specs[0]
 
 
 def features_of(wildcards):
