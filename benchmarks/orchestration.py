@@ -1,12 +1,18 @@
 """Measures what orchestration costs, beside the work that it orchestrates.
 
-    python benchmarks/orchestration.py --planning
+    python benchmarks/orchestration.py --planning --study
 
 Planning: seconds of `snakemake --dry-run` and of `sight plan` for generated studies of 100, 1,000
 and 10,000 runs in which nothing was done yet, each command in a process of its own, as it is typed,
 its start included. The studies are the default study with more bases (folders of their own, whose
 files are hashed), sources (some with instructions of their own), tunings and seeds; each run is
 scored on both suites, in a job each.
+
+Study: the default study from nothing to its figures, `snakemake --cores N` in an empty folder. Its
+time on the clock times the cores is set against what its steps really computed: forward and
+backward passes and steps of optimizers, counted in CPU seconds inside each process
+(`compute_counter.py`). All else is overhead: starting and importing, reading and writing, scoring,
+statistics, figures, Snakemake, and cores that wait.
 """
 
 from __future__ import annotations
@@ -42,13 +48,22 @@ def main() -> None:
     report = read_json(args.out, "earlier measurements") if args.out.is_file() else {}
     if args.planning:
         report["planning"] = measured_planning(args.runs)
+    if args.study:
+        report["study"] = measured_study(args.cores)
     write_json(args.out, report)
     page = as_page(report)
     write_text(args.out.with_suffix(".md"), page)
     print(page)
-    slow = [row for row in report["planning"]["rows"] if _is_slow(row)]
+    rows = report["planning"]["rows"] if args.planning else []
+    slow = [f"{row['command']} {row['runs']}" for row in rows if _is_slow(row)]
+    if args.study and report["study"]["ratio"] > RATIO:
+        slow.append(f"the study's ratio {report['study']['ratio']:.2f}")
     if slow:
-        sys.exit("over the bound: " + ", ".join(f"{row['command']} {row['runs']}" for row in slow))
+        sys.exit(f"over the bound: {', '.join(slow)}")
+
+
+RATIO = 1.5
+"""What cores times the clock may be of what is useful."""
 
 
 def measured_planning(grids: list[int]) -> dict:
@@ -63,17 +78,53 @@ def measured_planning(grids: list[int]) -> dict:
     for runs in grids:
         with tempfile.TemporaryDirectory() as folder:
             study = write_study(Path(folder), runs)
-            for command in (_snakemake(study), _sight_plan(study)):
+            planned = _snakemake(study, study.parent, "--dry-run", "--cores", "2")
+            for command in (planned, _sight_plan(study)):
                 load = os.getloadavg()[0]
                 rows.append({"runs": runs, "load": load, **_timed(command, Path(folder))})
                 print(_line(rows[-1]), file=sys.stderr)
+    return {**_where(), "rows": rows}
+
+
+def measured_study(cores: int) -> dict:
+    """Runs the default study from nothing, and adds up what its steps computed.
+
+    Returns:
+        How and where it was measured, `cores`, `seconds` on the clock, `useful` CPU seconds, their
+        `ratio`, the machine's `load` of other work at the start, and `rows`: for each command of
+        `sight` its `processes`, and their `useful`, `cpu` and `seconds` added up.
+    """
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        place, counts, programs = (Path(folder) / part for part in ("study", "counts", "bin"))
+        for path in (place, counts, programs):
+            path.mkdir()
+        counter = REPOSITORY / "benchmarks" / "compute_counter.py"
+        program = programs / "sight"
+        write_text(program, f'#!/bin/sh\nexec {sys.executable} {counter} "$@"\n')
+        program.chmod(0o755)
+        command = _snakemake(REPOSITORY / "config.yaml", place, "--cores", str(cores))
+        environment = {
+            "COMPUTE_COUNTS": str(counts),
+            "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        told = _timed(command, place, environment)
+        found = [read_json(path, "counts of a process") for path in counts.iterdir()]
+    rows = {}
+    for one in found:
+        row = rows.setdefault(one["command"], {"command": one["command"], "processes": 0})
+        row["processes"] += 1
+        for name in ("useful", "cpu", "seconds"):
+            row[name] = row.get(name, 0.0) + one[name]
+    useful = sum(row["useful"] for row in rows.values())
     return {
-        "repeat": shlex.join(["python", "benchmarks/orchestration.py", *sys.argv[1:]]),
-        "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(),
-        "snakemake": _version("snakemake"),
-        "hardware": _hardware(),
-        "rows": rows,
+        **_where(),
+        "cores": cores,
+        "load": load,
+        "seconds": told["seconds"],
+        "useful": useful,
+        "ratio": told["seconds"] * cores / useful,
+        "rows": sorted(rows.values(), key=lambda row: -row["cpu"]),
     }
 
 
@@ -139,24 +190,19 @@ def _source(folder: Path, number: int, data: dict) -> dict:
     return {"form": form, "instructions": str(path.relative_to(folder))}
 
 
-def _snakemake(study: Path) -> list[str]:
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", "--cores", "2"]
-    command += ["--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(study.parent)]
-    return [
-        *command,
-        "--workflow-profile",
-        str(REPOSITORY / "profiles/default"),
-        "--configfile",
-        str(study),
-    ]
+def _snakemake(study: Path, folder: Path, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "snakemake", *options, "--quiet", "rules"]
+    command += ["--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(folder)]
+    command += ["--workflow-profile", str(REPOSITORY / "profiles/default")]
+    return [*command, "--configfile", str(study)]
 
 
 def _sight_plan(study: Path) -> list[str]:
     return [sys.executable, "-m", "sight_beyond_text.cli", "plan", str(study)]
 
 
-def _timed(command: list[str], folder: Path) -> dict:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
+def _timed(command: list[str], folder: Path, more: dict[str, str] | None = None) -> dict:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), **(more or {})}
     with tempfile.TemporaryFile("w+") as told:
         start = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=told, stderr=told)
@@ -178,27 +224,61 @@ def _timed(command: list[str], folder: Path) -> dict:
 
 def as_page(report: dict) -> str:
     """The measurements as a page."""
-    planning = report["planning"]
-    return "\n".join(
-        [
-            "# What orchestration costs",
-            "",
-            "## Planning",
-            "",
-            "Studies of which nothing was done yet; each run is scored on both suites. Each command"
-            " was run once, as it is typed, from its start to its end.",
-            "",
-            f"Measured on {planning['date']}: {planning['hardware']}, Python {planning['python']},"
-            f" Snakemake {planning['snakemake']}. To repeat it: `{planning['repeat']}`.",
-            "",
-            "Load is what else ran (processes that wanted a core, at the start): where it is above"
-            " the number of cores, seconds are mostly waiting, and CPU seconds are more, too.",
-            "",
-            "| command | runs | jobs | seconds | CPU, s | peak, GiB | load | allowed, s |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
-            *map(_line, planning["rows"]),
-            "",
-        ]
+    lines = ["# What orchestration costs", ""]
+    if "planning" in report:
+        lines += [*_planning_lines(report["planning"]), ""]
+    if "study" in report:
+        lines += [*_study_lines(report["study"]), ""]
+    return "\n".join(lines)
+
+
+def _planning_lines(planning: dict) -> list[str]:
+    return [
+        "## Planning",
+        "",
+        "Studies of which nothing was done yet; each run is scored on both suites. Each command"
+        " was run once, as it is typed, from its start to its end.",
+        "",
+        _measured(planning),
+        "",
+        "Load is what else ran (processes that wanted a core, at the start): where it is above"
+        " the number of cores, seconds are mostly waiting, and CPU seconds are more, too.",
+        "",
+        "| command | runs | jobs | seconds | CPU, s | peak, GiB | load | allowed, s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        *map(_line, planning["rows"]),
+    ]
+
+
+def _study_lines(study: dict) -> list[str]:
+    held = study["seconds"] * study["cores"]
+    return [
+        "## The default study",
+        "",
+        f"From nothing to its figures: {study['seconds']:.0f} s on {study['cores']} cores, that is"
+        f" {held:.0f} core-seconds. Of them {study['useful']:.0f} went into forward and backward"
+        f" passes and steps of optimizers: **{study['ratio']:.2f}** core-seconds for each useful"
+        f" one (at most {RATIO} are allowed).",
+        "",
+        _measured(study),
+        "",
+        "CPU and useful seconds of all processes of a command; what Snakemake itself took isn't"
+        " in the table.",
+        "",
+        "| command | processes | useful, s | CPU, s | clock, s |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {row['command']} | {row['processes']} | {row['useful']:.1f} | {row['cpu']:.1f}"
+            f" | {row['seconds']:.1f} |"
+            for row in study["rows"]
+        ),
+    ]
+
+
+def _measured(part: dict) -> str:
+    return (
+        f"Measured on {part['date']}: {part['hardware']}, Python {part['python']},"
+        f" Snakemake {part['snakemake']}. To repeat it: `{part['repeat']}`."
     )
 
 
@@ -211,6 +291,16 @@ def _line(row: dict) -> str:
 
 def _is_slow(row: dict) -> bool:
     return row["seconds"] > SECONDS.get(row["runs"], float("inf"))
+
+
+def _where() -> dict:
+    return {
+        "repeat": shlex.join(["python", "benchmarks/orchestration.py", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "snakemake": _version("snakemake"),
+        "hardware": _hardware(),
+    }
 
 
 def _hardware() -> str:
@@ -230,12 +320,14 @@ def _parsed() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--planning", action="store_true", help="time the planning of large grids")
+    add("--study", action="store_true", help="run the default study, and count what it computes")
+    add("--cores", type=int, default=os.cpu_count(), help="for the study")
     add("--runs", type=int, nargs="+", choices=list(GRIDS), default=list(GRIDS), metavar="N")
     out = Path(__file__).parent / "results" / "orchestration.json"
     add("--out", type=Path, default=out, help="JSON file; its page lies beside it")
     args = parser.parse_args()
-    if not args.planning:
-        parser.error("nothing to measure; give --planning")
+    if not args.planning and not args.study:
+        parser.error("nothing to measure; give --planning, --study or both")
     return args
 
 
