@@ -67,10 +67,10 @@ study: setup ## run the default study: training, evaluation, figures (CORES=, AR
 test: lint ## check the style and run the quick tests (WORKERS=, ARGS=)
 	@$(RUN) pytest $(SHARED) $(ARGS)
 
-# Whole studies come last, since they tell times; the cluster mostly waits, and does so beside them.
+# What tells times comes last, and alone; the cluster mostly waits, and does so beside the others.
 test-slow: setup ## run the tests that take minutes (WORKERS=, ARGS=)
-	@$(RUN) pytest -m "slow and not (end_to_end or slurm or campaign)" $(SHARED) $(ARGS); shared=$$?; \
-	$(RUN) pytest -m "slow and (end_to_end or slurm)" -n 2 --dist loadfile $(ARGS); last=$$?; \
+	@$(RUN) pytest -m "slow and not (timed or campaign)" $(SHARED) $(ARGS); shared=$$?; \
+	$(RUN) pytest -m "slow and timed" $(ARGS); last=$$?; \
 	for status in $$shared $$last; do \
 	    case $$status in 0|5) ;; *) exit $$status ;; esac; \
 	done # 5: ARGS names no tests of that half

@@ -60,6 +60,7 @@ def test_the_tables_in_the_repository(repository):
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_a_study_run_anew(repository, tmp_path):
     checkout = copy(repository, tmp_path / "clone")
     started = time.monotonic()

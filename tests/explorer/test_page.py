@@ -542,6 +542,7 @@ def test_a_study_without_items_says_so(browsers, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_a_big_study_stays_quick(browsers, tmp_path, capsys):
     from .big import write_big
 

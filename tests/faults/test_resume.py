@@ -45,11 +45,15 @@ def resumed(folder) -> list[int]:
     return json.loads((folder / "train.json").read_text())["resumed_after"]
 
 
+SLOW, LATE = pytest.mark.slow, (pytest.mark.slow, pytest.mark.campaign)
+
+
 @pytest.mark.parametrize(
     "mode",
     [
-        pytest.param(mode, marks=() if mode in ("align", "qlora") else pytest.mark.slow)
-        for mode in RATES
+        "qlora",
+        pytest.param("full", marks=SLOW),
+        *(pytest.param(mode, marks=LATE) for mode in ("align", "lora", "frozen")),
     ],
 )
 def test_killed_at_random_moments(world, tmp_path, mode):
@@ -65,7 +69,7 @@ def test_killed_at_random_moments(world, tmp_path, mode):
     assert not points.exists()
 
 
-@pytest.mark.parametrize("mode", ("full", "qlora"))
+@pytest.mark.parametrize("mode", ("full", pytest.param("qlora", marks=LATE)))
 def test_killed_while_a_resume_point_is_written(world, tmp_path, mode):
     whole = spec_in(world, tmp_path / "whole", mode)
     assert run(whole, tmp_path / "whole" / "train.json") == 0

@@ -227,6 +227,7 @@ def test_settings_that_mean_nothing_are_refused(changes, message) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_a_tenth_of_the_published_sizes_is_prepared_in_time(
     repository: Path, shared_data: Path, tmp_path: Path, monkeypatch
 ) -> None:
