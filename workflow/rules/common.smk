@@ -1,6 +1,7 @@
 # What the rules share: the study, its specs, where things lie, banners.
 import functools
 import gc
+import inspect
 import shlex
 import sys
 from pathlib import Path
@@ -73,6 +74,12 @@ if not FROM_CACHE:
     INSTRUCTIONS = grid.instructions_spec(STUDY)
 
 
+def known(function):
+    """A function whose parameters Snakemake needn't find out again for each of thousands of jobs."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
 def record_of(checkpoint):
     """The completion record that stands for a checkpoint; one that is named is there already."""
     if f"{checkpoint}.json" in IMPORTS:
@@ -137,11 +144,13 @@ def features_inputs(spec):
     return waited_for([spec["tower"]["model"], spec["images"], *spec["instructions"]])
 
 
+@known
 def alignment_of(wildcards):
     """The spec of an alignment, by its id."""
     return ALIGNMENTS[wildcards.alignment]
 
 
+@known
 def run_of(wildcards):
     """The spec of a run, by its id."""
     return RUNS[wildcards.run]
@@ -152,11 +161,13 @@ def first(specs):
     return lambda wildcards: specs[0]
 
 
+@known
 def features_of(wildcards):
     """The spec of a cache of features, by the end of its folder's name."""
     return FEATURES[wildcards.key]
 
 
+@known
 def evaluation_of(wildcards):
     """The spec behind an evaluation's folder."""
     return EVALUATIONS[f"results/runs/{wildcards.subject}/{wildcards.suite}-{wildcards.key}"]
@@ -204,7 +215,9 @@ def asked(rule, what, spec_of=lambda wildcards: {}):
     processes = {training.processes for training in of} or {1}
     if what in ("gpu", "threads") and len(processes) == 1:
         return jobs.asked(STUDY, rule, {"training": {"processes": processes.pop()}})[what]
-    return lambda wildcards, attempt: jobs.asked(STUDY, rule, spec_of(wildcards), attempt)[what]
+    return known(
+        lambda wildcards, attempt: jobs.asked(STUDY, rule, spec_of(wildcards), attempt)[what]
+    )
 
 
 def evaluation_tables(specs):

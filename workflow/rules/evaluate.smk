@@ -5,7 +5,7 @@ if STUDY.jobs.evaluations_per_job == 1:
     rule evaluate:
         """Scores a run, a base or a reference on one suite."""
         input:
-            lambda wildcards: evaluation_inputs(evaluation_of(wildcards)),
+            known(lambda wildcards: evaluation_inputs(evaluation_of(wildcards))),
         output:
             "results/runs/{subject}/{suite}-{key}/scores.parquet",
             "results/runs/{subject}/{suite}-{key}/items.parquet",

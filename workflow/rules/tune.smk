@@ -5,8 +5,8 @@ if STUDY.jobs.trainings_per_job == 1:
     rule tune:
         """Trains one cell of the grid."""
         input:
-            lambda wildcards: training_inputs(run_of(wildcards)),
-            alignment=lambda wildcards: record_of(run_of(wildcards)["projector"]),
+            known(lambda wildcards: training_inputs(run_of(wildcards))),
+            alignment=known(lambda wildcards: record_of(run_of(wildcards)["projector"])),
         output:
             "results/runs/{run}/train.json",
         log:
