@@ -50,6 +50,9 @@ Gpus = Annotated[
     typer.Option(min=0, help="GPUs to wait for and compute on; one a process by default."),
 ]
 Record = Annotated[Path, typer.Option(help="Completion record, written last.")]
+Nodes = Annotated[
+    int, typer.Option(min=1, help="Nodes of a SLURM job that a run's processes are spread over.")
+]
 TrainingRecord = Annotated[
     Path | None,
     typer.Option("--record", help="Completion record, written last; else the run's train.json."),
@@ -295,9 +298,10 @@ def align(
     log: Log = None,
     threads: Threads = None,
     gpus: Gpus = None,
+    nodes: Nodes = 1,
 ) -> None:
     """Stage 1: trains a base's projector."""
-    _train([run], record, log, threads, gpus)
+    _train([run], record, log, threads, gpus, nodes)
 
 
 @app.command()
@@ -312,16 +316,22 @@ def tune(
     log: Log = None,
     threads: Threads = None,
     gpus: Gpus = None,
+    nodes: Nodes = 1,
 ) -> None:
     """Stage 2: trains one run, or several one after the other.
 
     Of several, each gets its record as soon as it is trained; one that is trained isn't again.
     """
-    _train(runs, record, log, threads, gpus)
+    _train(runs, record, log, threads, gpus, nodes)
 
 
 def _train(
-    runs: list[str], record: Path | None, log: Path | None, threads: int | None, gpus: int | None
+    runs: list[str],
+    record: Path | None,
+    log: Path | None,
+    threads: int | None,
+    gpus: int | None,
+    nodes: int,
 ) -> None:
     specs: list[dict] = []
     with session():
@@ -333,7 +343,11 @@ def _train(
                 raise UserError(
                     f"{spec['id']}: it takes several processes, and a command of its own"
                 )
-    from sight_beyond_text.training.launch import is_one_of_several, launch
+    from sight_beyond_text.training.launch import (
+        is_one_of_several,
+        is_one_of_several_nodes,
+        launch,
+    )
 
     # Several may run the same at once, each from a folder of their own: whoever comes second waits,
     # and then finds it finished.
@@ -341,11 +355,13 @@ def _train(
     processes = max(spec["training"]["processes"] for spec in specs)
     gpus = processes if gpus is None else gpus
     if processes > 1 and not is_one_of_several():
-        with session(), held(folders), leased(gpus, processes):
+        # Who starts this on each node holds the folder for all.
+        mine = [] if is_one_of_several_nodes() else folders
+        with session(), held(mine), leased(gpus, processes):
             os.environ[LAUNCHER] = str(os.getpid())
             # Standard input is read already.
             given = [json.dumps(specs[0]) if word == "-" else word for word in sys.argv[1:]]
-            launch(processes, given)
+            launch(processes, given, nodes, threads)
         return
     if LAUNCHER in os.environ:
         end_with(int(os.environ[LAUNCHER]))

@@ -76,22 +76,22 @@ def try_held(folder: str | Path, create: bool = False) -> Iterator[bool]:
         os.close(handle)
 
 
-def clear_stale(folder: str | Path) -> None:
-    """Removes the locks that killed Snakemakes left in a directory, unless another lives there.
+def join(folder: str | Path, clear: bool = True) -> None:
+    """Counts this process among the living Snakemakes of a directory, until it ends.
 
-    Snakemake's own locks are files, which outlive it; the kernel's, which this process shares with
-    the others of the directory until it ends, tells whether one of them is alive.
+    Snakemake's own locks are files, which outlive it. The kernel's, which all of them share, tells
+    whether one is alive; where none is, what the dead left is removed.
 
     Args:
         folder: where Snakemake keeps its state, `.snakemake`.
+        clear: whether to remove locks of the dead.
     """
     folder = Path(folder)
     try:
         folder.mkdir(exist_ok=True)
         # Stays open, and with it the lock, for as long as this process lives.
         handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if clear and _locked(handle, folder / NAME, wait=False):
             stale = list((folder / "locks").glob("*.lock"))
             for path in stale:
                 path.unlink(missing_ok=True)
@@ -99,7 +99,7 @@ def clear_stale(folder: str | Path) -> None:
                 print("A Snakemake that worked here was killed; going on in its place.",
                       file=sys.stderr)  # fmt: skip
         fcntl.flock(handle, fcntl.LOCK_SH)
-    except OSError:
+    except (OSError, UserError):
         # Without rights to write or without locks, Snakemake's own do what they can.
         return
 

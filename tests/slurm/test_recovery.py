@@ -382,3 +382,25 @@ def test_what_breaks_around_the_jobs_is_survived(cluster, undisturbed, start, tm
     assert all(resumed(checkout, run_of(job)) for job in ready)
     assert_same(undisturbed, checkout)
     assert checkout.planned(COMPARED, "--configfile", study(checkout)) == {}
+
+
+def test_a_training_is_spread_over_two_nodes(cluster, undisturbed, start, tmp_path):
+    """Its processes meet, and learn what those of one machine learn."""
+    checkout = without(undisturbed, tmp_path / "clone", "results/runs/*twofold*")
+    jobs = Jobs(cluster)
+    spread = ("tune:nodes=2", "tune:tasks=2", "tune:mpi='srun'", "tune:gpu=0")
+    running = start(
+        *(checkout, "snakemake", COMPARED, *PROFILE, *QUICK),
+        *("--configfile", study(checkout), "--set-resources", *spread),
+    )
+    (job,) = running.wait(lambda: jobs.of("tune", "RUNNING"), "the training")
+    assert job["NumNodes"] == "2"
+
+    def steps() -> set[str]:
+        lines = cluster.ask("squeue", "-s", "-h", "-j", job["JobId"], "-o", "%N").splitlines()
+        return set(map(str.strip, lines))
+
+    running.wait(lambda: "cpus,gpus" in steps() or "gpus,cpus" in steps(), "one step on both nodes")
+    running.finish()
+    assert len(jobs.of("tune")) == 1
+    assert_same(undisturbed, checkout)

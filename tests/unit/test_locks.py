@@ -165,8 +165,8 @@ def test_a_runs_folder_can_be_gone_on_with_by_the_group(world, umask, mode_of):
 
 LIVE = """
 import sys, time
-from sight_beyond_text.locks import clear_stale
-clear_stale(sys.argv[1])
+from sight_beyond_text.locks import join
+join(sys.argv[1], clear=len(sys.argv) < 3)
 print("lives", flush=True)
 time.sleep(60)
 """
@@ -174,7 +174,7 @@ time.sleep(60)
 
 def test_locks_of_the_killed_are_removed_and_those_of_the_living_stay(tmp_path):
     state = tmp_path / ".snakemake"
-    first, second = (start("-c", LIVE, str(state)) for _ in range(2))
+    first, second = start("-c", LIVE, str(state)), start("-c", LIVE, str(state), "on a cluster")
     assert first.stdout.readline() == second.stdout.readline() == "lives\n"
     (state / "locks").mkdir()
     ours = [state / "locks" / f"0.{kind}.lock" for kind in ("input", "output")]
@@ -182,7 +182,7 @@ def test_locks_of_the_killed_are_removed_and_those_of_the_living_stay(tmp_path):
         path.write_text("a\n")
     first.kill()
     first.wait()
-    code = f"from sight_beyond_text.locks import clear_stale; clear_stale({str(state)!r})"
+    code = f"from sight_beyond_text.locks import join; join({str(state)!r})"
     asked = start("-c", code)
     assert asked.communicate() == ("", "") and all(path.exists() for path in ours)
     second.kill()

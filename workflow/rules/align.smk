@@ -25,4 +25,4 @@ rule align:
         "Align {wildcards.alignment}"
     shell:
         "sight align {params.run:q} --record {output:q}"
-        " --threads {threads} --gpus {resources.gpu} --log {log:q}"
+        " --threads {threads} --gpus {resources.gpu} --nodes {resources.nodes} --log {log:q}"

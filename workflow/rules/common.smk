@@ -20,8 +20,8 @@ gc.set_threshold(100_000, 50, 100)
 
 # Jobs on a cluster live on when Snakemake is killed, so there its lock stays until `sight slurm`, or
 # the user, has cancelled them.
-if workflow.exec_mode == ExecMode.DEFAULT and workflow.resource_settings.nodes is None:
-    locks.clear_stale(".snakemake")
+if workflow.exec_mode == ExecMode.DEFAULT:
+    locks.join(".snakemake", clear=workflow.resource_settings.nodes is None)
 
 if str(config.get("from_cache", False)).lower() not in ("true", "false"):
     raise WorkflowError(f"from_cache: found {config['from_cache']!r}; allowed: true or false")

@@ -27,7 +27,7 @@ if STUDY.jobs.trainings_per_job == 1:
             "Tune {wildcards.run}"
         shell:
             "sight tune {params.run:q} --record {output:q}"
-            " --threads {threads} --gpus {resources.gpu} --log {log:q}"
+            " --threads {threads} --gpus {resources.gpu} --nodes {resources.nodes} --log {log:q}"
 
 else:
     for NUMBER, TOGETHER in enumerate(grid.trainings_together(STUDY), 1):
@@ -59,4 +59,4 @@ else:
                 f"Tune {TOGETHER[0]['id']} and others of its base"
             shell:
                 "printf '%s\\n' {params.runs:q} | sight tune -"
-                " --threads {threads} --gpus {resources.gpu} --log {log:q}"
+                " --threads {threads} --gpus {resources.gpu} --nodes {resources.nodes} --log {log:q}"
