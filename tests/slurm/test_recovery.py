@@ -386,7 +386,7 @@ def test_what_breaks_around_the_jobs_is_survived(cluster, undisturbed, start, tm
 
 def test_a_training_is_spread_over_two_nodes(cluster, undisturbed, start, tmp_path):
     """Its processes meet, and learn what those of one machine learn."""
-    checkout = without(undisturbed, tmp_path / "clone", "results/runs/*twofold*")
+    checkout = without(undisturbed, tmp_path / "clone", "results/runs/*twofold*", "results/studies")
     jobs = Jobs(cluster)
     spread = ("tune:nodes=2", "tune:tasks=2", "tune:mpi='srun'", "tune:gpu=0")
     running = start(
