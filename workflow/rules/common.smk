@@ -1,4 +1,5 @@
 # What the rules share: the study, its specs, where things lie, banners.
+import atexit
 import functools
 import gc
 import inspect
@@ -15,8 +16,9 @@ from sight_beyond_text.session import from_source
 from sight_beyond_text.study import load
 
 # A DAG is of millions of objects that stay; looking for garbage among them, again and again, takes
-# a good part of a large grid's planning.
+# a good part of a large grid's planning, and at the end a tenth.
 gc.set_threshold(100_000, 50, 100)
+atexit.register(gc.freeze)
 
 # Jobs on a cluster live on when Snakemake is killed, so there its lock stays until `sight slurm`, or
 # the user, has cancelled them.
