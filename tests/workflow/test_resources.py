@@ -33,7 +33,8 @@ def test_a_study_of_several_processes_plans_a_gpu_for_each(fresh):
 def test_the_default_study_asks_for_no_gpu_and_one_core_a_job(fresh):
     planned = given(fresh, "--cores", "2")
     assert {(threads, gpus) for _, threads, gpus in planned} == {(1, 0)}
-    assert sum(planned.values()) == 20 + 2 + 2 + 2  # all evaluations of a base in one job
+    # All runs of a base are trained in one job, and scored in one.
+    assert sum(planned.values()) == 2 + 2 + 2 + 2
 
 
 def test_other_resources_run_nothing_again(finished):
