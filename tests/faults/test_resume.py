@@ -45,15 +45,14 @@ def resumed(folder) -> list[int]:
     return json.loads((folder / "train.json").read_text())["resumed_after"]
 
 
-SLOW, LATE = pytest.mark.slow, (pytest.mark.slow, pytest.mark.campaign)
+LATE = (pytest.mark.slow, pytest.mark.campaign)
 
 
 @pytest.mark.parametrize(
     "mode",
     [
         "qlora",
-        pytest.param("full", marks=SLOW),
-        *(pytest.param(mode, marks=LATE) for mode in ("align", "lora", "frozen")),
+        *(pytest.param(mode, marks=LATE) for mode in ("align", "full", "lora", "frozen")),
     ],
 )
 def test_killed_at_random_moments(world, tmp_path, mode):
