@@ -26,7 +26,9 @@ if workflow.exec_mode == ExecMode.DEFAULT:
     locks.join(".snakemake", clear=workflow.resource_settings.nodes is None)
 
 if str(config.get("from_cache", False)).lower() not in ("true", "false"):
-    raise WorkflowError(f"from_cache: found {config['from_cache']!r}; allowed: true or false")
+    raise WorkflowError(
+        f"from_cache: found {config['from_cache']!r}; allowed: true or false"
+    )
 FROM_CACHE = str(config.get("from_cache", False)).lower() == "true"
 
 STUDY_FILES = [os.path.relpath(path) for path in workflow.configfiles]
@@ -55,8 +57,12 @@ LISTED = ["main_table", "claims_table"] if STUDY.claims else ["main_table"]
 config["report"] = reporting.Report(STUDY, TABLES, DRAWINGS)
 
 # Specs of all that is fetched by record, and the records of the hub's models by name.
-RESOURCES = {} if FROM_CACHE else {spec["record"]: spec for spec in grid.resource_specs(STUDY)}
-HUB = {spec["name"]: record for record, spec in RESOURCES.items() if spec["folder"] is None}
+RESOURCES = (
+    {} if FROM_CACHE else {spec["record"]: spec for spec in grid.resource_specs(STUDY)}
+)
+HUB = {
+    spec["name"]: record for record, spec in RESOURCES.items() if spec["folder"] is None
+}
 if all(benchmark.path for benchmark in STUDY.evaluation.text.values()):
     # All that comes from the hub is fetched first. Only lm-eval's own data sets come when they are
     # asked for, where a study gives no path.
@@ -66,7 +72,14 @@ if all(benchmark.path for benchmark in STUDY.evaluation.text.values()):
 NAMED = {reference.checkpoint for reference in STUDY.references.values()}
 
 # Specs by id; drawing from cached tables needs none.
-RUNS, ALIGNMENTS, EVALUATIONS, FEATURES, IMPORTS, INSTRUCTIONS = {}, {}, {}, {}, {}, None
+RUNS, ALIGNMENTS, EVALUATIONS, FEATURES, IMPORTS, INSTRUCTIONS = (
+    {},
+    {},
+    {},
+    {},
+    {},
+    None,
+)
 if not FROM_CACHE:
     RUNS = {spec["id"]: spec for spec in grid.run_specs(STUDY)}
     ALIGNMENTS = {spec["id"]: spec for spec in grid.align_specs(STUDY)}
@@ -122,7 +135,12 @@ def waited_for(paths):
 def training_inputs(spec):
     """What a training waits for, besides its alignment."""
     data = spec["data"]
-    paths = [spec["base"]["model"], spec["tower"]["model"], data["instructions"], data["images"]]
+    paths = [
+        spec["base"]["model"],
+        spec["tower"]["model"],
+        data["instructions"],
+        data["images"],
+    ]
     if spec["source"]["form"] == "caption":
         paths.append(data["captions"])
     paths += [*data.get("kinds", {}).values()]
@@ -172,7 +190,9 @@ def features_of(wildcards):
 @known
 def evaluation_of(wildcards):
     """The spec behind an evaluation's folder."""
-    return EVALUATIONS[f"results/runs/{wildcards.subject}/{wildcards.suite}-{wildcards.key}"]
+    return EVALUATIONS[
+        f"results/runs/{wildcards.subject}/{wildcards.suite}-{wildcards.key}"
+    ]
 
 
 def evaluation_inputs(spec):
@@ -191,7 +211,9 @@ def benchmark_files(suite):
     """Paths that the benchmarks of a suite are read from."""
     benchmarks = grid.benchmarks(STUDY, suite).values()
     keys = ("path", "images", "questions", "annotations")
-    return sorted({entry[key] for entry in benchmarks for key in keys if entry.get(key)})
+    return sorted(
+        {entry[key] for entry in benchmarks for key in keys if entry.get(key)}
+    )
 
 
 def benchmark_inputs(suite):
@@ -216,16 +238,24 @@ def asked(rule, what, spec_of=lambda wildcards: {}):
     of = {"align": [STUDY.alignment], "tune": STUDY.tunings.values()}.get(rule, [])
     processes = {training.processes for training in of} or {1}
     if what in ("gpu", "threads") and len(processes) == 1:
-        return jobs.asked(STUDY, rule, {"training": {"processes": processes.pop()}})[what]
+        return jobs.asked(STUDY, rule, {"training": {"processes": processes.pop()}})[
+            what
+        ]
     return known(
-        lambda wildcards, attempt: jobs.asked(STUDY, rule, spec_of(wildcards), attempt)[what]
+        lambda wildcards, attempt: jobs.asked(STUDY, rule, spec_of(wildcards), attempt)[
+            what
+        ]
     )
 
 
 def evaluation_tables(specs):
     """The score and item tables of evaluations."""
     folders = [spec["folder"] for spec in specs]
-    return [f"{folder}/{table}.parquet" for folder in folders for table in ("scores", "items")]
+    return [
+        f"{folder}/{table}.parquet"
+        for folder in folders
+        for table in ("scores", "items")
+    ]
 
 
 def coco_options():
@@ -250,7 +280,9 @@ def pictures():
 def drawing(kind):
     """A figure's file of one kind; the report shows one of them."""
     path = f"{DRAWINGS}/{{figure}}.{kind}"
-    if kind != next(kind for kind in ("svg", "png", "pdf") if kind in STUDY.figures.formats):
+    if kind != next(
+        kind for kind in ("svg", "png", "pdf") if kind in STUDY.figures.formats
+    ):
         return path
     return report(
         path,
@@ -263,11 +295,19 @@ def drawing(kind):
 
 def drawn():
     """All figures and tables for readers, each with its record."""
-    files = [f"{DRAWINGS}/{name}.{kind}" for name in LISTED for kind in ("csv", "md", "tex")]
+    files = [
+        f"{DRAWINGS}/{name}.{kind}" for name in LISTED for kind in ("csv", "md", "tex")
+    ]
     files += [f"{RESULTS}/{name}.html" for name in LISTED]
-    files += [f"{DRAWINGS}/{name}.{kind}" for name in FIGURES for kind in STUDY.figures.formats]
+    files += [
+        f"{DRAWINGS}/{name}.{kind}"
+        for name in FIGURES
+        for kind in STUDY.figures.formats
+    ]
     files.append(f"{DRAWINGS}/explorer.html")
-    return files + [f"{RESULTS}/{name}.json" for name in (*FIGURES, *LISTED, "explorer")]
+    return files + [
+        f"{RESULTS}/{name}.json" for name in (*FIGURES, *LISTED, "explorer")
+    ]
 
 
 def say(text):
@@ -277,7 +317,9 @@ def say(text):
 
 onstart:
     if FROM_CACHE:
-        say(f"Study {STUDY.name}: drawing from {TABLES}; nothing is trained or scored.")
+        say(
+            f"Study {STUDY.name}: drawing from {TABLES}; nothing is trained or scored."
+        )
     else:
         say(
             f"Study {STUDY.name}: {len(RUNS)} runs (bases {', '.join(STUDY.bases)};"
@@ -290,7 +332,9 @@ onstart:
 
 
 onsuccess:
-    say(f"Study {STUDY.name} is done. Figures and tables: {DRAWINGS}/, their data: {TABLES}/")
+    say(
+        f"Study {STUDY.name} is done. Figures and tables: {DRAWINGS}/, their data: {TABLES}/"
+    )
 
 
 onerror:

@@ -6,7 +6,10 @@ COMPARISON = grid.compare_spec(STUDY)
 rule compare:
     """Gathers the study's records and scores into figures/data/."""
     input:
-        [record_of(spec["checkpoint"]) for spec in [*RUNS.values(), *ALIGNMENTS.values()]],
+        [
+            record_of(spec["checkpoint"])
+            for spec in [*RUNS.values(), *ALIGNMENTS.values()]
+        ],
         evaluation_tables(EVALUATIONS.values()),
     output:
         tables(),

@@ -26,7 +26,9 @@ if IMPORTS:
     rule import_checkpoint:
         """Turns released weights into a checkpoint that can be scored."""
         input:
-            lambda wildcards: import_inputs(IMPORTS[f"{grid.IMPORTED}/{wildcards.released}.json"]),
+            lambda wildcards: import_inputs(
+                IMPORTS[f"{grid.IMPORTED}/{wildcards.released}.json"]
+            ),
         output:
             f"{grid.IMPORTED}/{{released}}.json",
         log:
