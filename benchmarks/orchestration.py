@@ -41,6 +41,9 @@ GRIDS = {100: (2, 2, 5, 5), 1_000: (4, 5, 5, 10), 10_000: (10, 10, 10, 10)}
 SECONDS = {1_000: 10, 10_000: 120}
 """What each of the commands may take."""
 
+RATIO = 1.5
+"""What cores times the clock may be of what is useful."""
+
 
 def main() -> None:
     """Measures what was asked for, prints tables, writes JSON and a page."""
@@ -60,10 +63,6 @@ def main() -> None:
         slow.append(f"the study's ratio {report['study']['ratio']:.2f}")
     if slow:
         sys.exit(f"over the bound: {', '.join(slow)}")
-
-
-RATIO = 1.5
-"""What cores times the clock may be of what is useful."""
 
 
 def measured_planning(grids: list[int]) -> dict:

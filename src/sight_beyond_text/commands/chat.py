@@ -21,7 +21,7 @@ def chat(
     threads: Annotated[int | None, typer.Option(help="Threads of numerical libraries.")] = None,
 ) -> None:
     """Talks with a run; its prompts and answers are made as in the evaluation."""
-    from sight_beyond_text.session import prepare_torch, session
+    from sight_beyond_text.session import importing, prepare_torch, session
 
     with session(threads=threads):
         from sight_beyond_text import runs
@@ -29,10 +29,11 @@ def chat(
         if study is None and Path("config.yaml").is_file():
             study = Path("config.yaml")
         subject = runs.find(run, study)
-        prepare_torch(threads)
-        from transformers.utils import logging
+        with importing():
+            prepare_torch(threads)
+            from transformers.utils import logging
 
-        from sight_beyond_text.chat import Conversation, converse
+            from sight_beyond_text.chat import Conversation, converse
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()

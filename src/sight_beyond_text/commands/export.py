@@ -50,14 +50,15 @@ def export(
     ] = None,
 ) -> None:
     """Writes a run as a folder for plain transformers or peft, with a model card."""
-    from sight_beyond_text.session import prepare_torch, session
+    from sight_beyond_text.session import importing, prepare_torch, session
 
     with session():
         from sight_beyond_text import runs
 
         subject = runs.find(run, study)
-        prepare_torch()
-        from sight_beyond_text.models import export as exporting
+        with importing():
+            prepare_torch()
+            from sight_beyond_text.models import export as exporting
 
         made = exporting.export(
             subject,

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sight_beyond_text.session import prepare_torch, session
+from sight_beyond_text.session import importing, prepare_torch, session
 
 HANDED_ON = {
     "allow_extra_args": True,
@@ -19,10 +19,11 @@ HANDED_ON = {
 def lm_eval(context: typer.Context) -> None:
     """Hands all arguments on to lm-eval, whose `--model sight` shares what requests begin with."""
     with session():
-        prepare_torch()
-        from lm_eval.__main__ import cli_evaluate
+        with importing():
+            prepare_torch()
+            from lm_eval.__main__ import cli_evaluate
 
-        from sight_beyond_text.evaluation import engine  # noqa: F401 (registers the model)
+            from sight_beyond_text.evaluation import engine  # noqa: F401 (registers the model)
         from sight_beyond_text.evaluation.text_tasks import offline_metrics
 
         sys.argv = ["sight lm-eval", *context.args]
