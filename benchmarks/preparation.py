@@ -17,7 +17,6 @@ import argparse
 import datetime
 import os
 import platform
-import resource
 import shlex
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from preparation_files import SHARES, write_files
 from sight_beyond_text.data.layouts import read_rows
 from sight_beyond_text.files import write_json
 from sight_beyond_text.session import prepare_torch, session
+from sight_beyond_text.training.record import peak_resident
 
 ALL = {"kinds": "all"}
 CASES = {
@@ -141,7 +141,7 @@ def _prepare(case: dict, files: dict[str, str], tokenizer: str) -> dict:
         "rows": between - start,
         "tokens": end - between,
         "cpu": time.process_time() - worked,
-        "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "gib": peak_resident() / 2**30,
     }
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
+import re
 import resource
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -34,7 +38,17 @@ def peak_memory() -> int:
     """Peak memory of this process, in MiB: the GPU's where there is one, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return peak_resident() // 2**20
+
+
+def peak_resident() -> int:
+    """Peak of this process' resident memory, in bytes."""
+    # Linux's ru_maxrss also counts the process that started this one, up to the moment it did.
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def parameters(model: torch.nn.Module) -> int:
