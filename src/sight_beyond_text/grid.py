@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from functools import cache, wraps
+from functools import cache, cached_property, wraps
 from pathlib import Path
 
 from sight_beyond_text.errors import UserError
@@ -40,9 +40,13 @@ FEATURES = "resources/features"
 
 
 class Spec(dict):
-    """A dict whose text is JSON, so that a shell command can carry it."""
+    """A dict whose text is JSON, so that a shell command can carry it. Made once, never changed."""
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         return json.dumps(self, sort_keys=True)
 
     def __format__(self, form: str) -> str:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod, ExecMode
 
@@ -91,7 +92,7 @@ if not FROM_CACHE:
 
 def known(function):
     """A function whose parameters Snakemake needn't find out again for each of thousands of jobs."""
-    function.__signature__ = inspect.signature(function)
+    overwrite_function_params(function, inspect.signature(function).parameters)
     return function
 
 
