@@ -112,6 +112,18 @@ def test_long_prompts_are_cut_as_hf_cuts_them(tokenizer):
     generated(tiny(), tokenizer, GREEDY, 100, (2048, 100))
 
 
+def test_prompts_that_fit_into_the_budget_go_on_together_however_long_their_answers(tokenizer):
+    model, prompts, length = tiny(), CONTEXTS[:8], 150
+    longest = max(len(tokenizer(prompt)["input_ids"]) for prompt in prompts)
+    _, ours = models(model, tokenizer, token_budget=len(prompts) * longest)
+    settings = {**GREEDY, "max_gen_toks": length}
+    passes = []
+    with model.register_forward_hook(lambda *_: passes.append(1)):
+        ours.generate_until(asked("generate_until", [(text, settings) for text in prompts]), True)
+    # One gives the first token of each; the others read the common start, and try the model out.
+    assert length <= len(passes) < length + 10
+
+
 def test_the_end_token_ends_a_text(tokenizer):
     model = tiny()
     # A head that says the end token often.

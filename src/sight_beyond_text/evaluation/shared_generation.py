@@ -168,7 +168,8 @@ def generate(
         prompts: tokens of each, all different, none empty.
         limit: new tokens of each, at most.
         is_done: whether a continuation has come to its end.
-        budget: tokens of a pass, and of keys and values beyond a common start.
+        budget: tokens of a pass, and of keys and values beyond a common start. Answers that need
+            more get it, to as many prompts at once as would fill a pass if they shared nothing.
         rows: prompts continued at once, at most.
         read: told of the tokens of each pass.
         choose: says how prompts go on; greedily by default.
@@ -209,9 +210,13 @@ class _Session:
         self.waiting = deque(order)
         leaves = [branch.leaves for branch in order]
         most = [self._size(branch) + branch.leaves * limit for branch in order]
-        # Room for the largest branch at least, and no more than all of them need.
+        # Room for the largest branch at least, for as many prompts as would fit into the budget if
+        # they shared nothing, whatever their answers take, and no more than all of them need.
+        nodes = prefix_tree.walk(group.branches)
+        abreast = budget // max(len(prompts[node.sequence]) for node in nodes if node.ends)
+        of_one = max(-(-size // count) for size, count in zip(most, leaves, strict=True))
         self.rows = min(max(rows, *leaves), sum(leaves))
-        columns = min(max(budget, *most), sum(most))
+        columns = min(max(budget, abreast * of_one, *most), sum(most))
         self.room = _Room(start, self.rows, columns, model.device)
         self.open: list[_Open] = []
         self.free = list(range(self.rows))
