@@ -210,7 +210,8 @@ def settle(figure: Figure, style: FigureStyle) -> None:
         # Once more, for labels that only find their room after the panels have found theirs.
         for _ in range(2):
             figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")
+        # With an engine, even one that does nothing, each file would be drawn twice.
+        figure.set_layout_engine(None)
 
 
 def save(figure: Figure, path: Path, style: FigureStyle) -> None:
