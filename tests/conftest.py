@@ -1,9 +1,12 @@
 """Fixtures and limits that all tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from sight_beyond_text.session import importing
 
 MAX_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 THREAD_VARIABLES = (
@@ -28,6 +31,15 @@ _limit_threads()
 # A test that would fetch something fails at once, whether or not there is a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Nothing here compiles models, and bitsandbytes would load torch's compiler as it is imported.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Test files import the libraries; every process that shares the tests does so once."""
+    with importing():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
