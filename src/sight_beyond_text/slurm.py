@@ -115,7 +115,7 @@ def _watched(command: list[str], prefix: str, patience: float, mark: int) -> End
     # A process group of its own: Ctrl-C reaches it through us alone, and once. It has the lock as
     # well, and ends with us.
     running = subprocess.Popen(
-        command, process_group=0, pass_fds=(mark,), preexec_fn=lambda: end_with(me)
+        command, process_group=0, pass_fds=(mark,), preexec_fn=lambda: _begin(me)
     )
     end = Ending(0)
 
@@ -144,6 +144,13 @@ def _watched(command: list[str], prefix: str, patience: float, mark: int) -> End
             signal.signal(number, handler)
         if running.poll() is None:
             _end(running)
+
+
+def _begin(parent: int) -> None:
+    """Between fork and exec: Snakemake ends with us, and can be interrupted."""
+    end_with(parent)
+    # Where a script started us in the background, the signal is ignored, and so it would be there.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _signal(running: subprocess.Popen, number: int) -> None:

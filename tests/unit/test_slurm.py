@@ -47,13 +47,14 @@ def start(folder):
     """Starts `sight slurm` there, without the profile; ended after the test."""
     started = []
 
-    def start(*options: str) -> subprocess.Popen:
+    def start(*options: str, **settings) -> subprocess.Popen:
         command = [sys.executable, "-m", "sight_beyond_text.cli", "slurm", "--cores", "1"]
         command += ["--workflow-profile", "none", "--rerun-incomplete", *options]
         with open(folder / "told", "a") as told:
             made = subprocess.Popen(
-                command, cwd=folder, stdout=told, stderr=subprocess.STDOUT, start_new_session=True
-            )
+                command, cwd=folder, stdout=told, stderr=subprocess.STDOUT, start_new_session=True,
+                **settings,
+            )  # fmt: skip
         started.append(made)
         return made
 
@@ -65,6 +66,10 @@ def start(folder):
             process.wait(WITHIN)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def wait(condition, folder) -> None:
@@ -111,7 +116,8 @@ def test_the_user_ends_it(start, folder):
 def test_one_that_waits_with_nothing_in_the_queue_is_started_again(start, folder):
     own = f"1|RUNNING|sight-{digest(str(folder))}_1\n"
     (folder / "queue").write_text(own)
-    process = start("--patience", "3")
+    # As a script starts it in the background.
+    process = start("--patience", "3", preexec_fn=ignore_interrupts)
     wait(lambda: starts(folder), folder)
     (folder / "queue").write_text("2|RUNNING|somebody-else\n")
     wait(lambda: told(folder), folder)
