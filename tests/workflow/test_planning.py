@@ -225,6 +225,20 @@ def test_a_deleted_record_costs_no_second_training(finished, tmp_path):
     assert path.read_text() == kept
 
 
+def test_a_fresh_clone_runs_everything_in_whatever_order_its_files_were_written(fresh):
+    """Git writes them within a few milliseconds, and their dates mean nothing."""
+    folder = fresh.folder / "figures"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    planned = []
+    for late in ("layout.json", "scores.csv", "images.parquet", "items.parquet", "main_table.md"):
+        (last,) = [path for path in files if path.name == late and "micro" in path.parts]
+        for path in files:
+            os.utime(path, (1.7e9, 1.7e9 + (path == last)))
+        planned.append(fresh.planned())
+    assert planned[0]["compare"] == planned[0]["tune_1"] == 1
+    assert all(other == planned[0] for other in planned[1:])
+
+
 def test_cached_tables_redraw_everything_and_can_train_nothing(fresh):
     planned = fresh.planned("figures", "--config", "from_cache=true")
     drawn = {"draw_figure": DEFAULT_FIGURES, "draw_table": DEFAULT_TABLES, "explore": 1}

@@ -1,13 +1,15 @@
 # Figures and tables for readers, from the study's tables alone.
 
 
-# Figures wait for the layout, which tells whether the tables are whole; they don't hang on it.
+# Figures wait for the layout, which tells whether the tables are whole. Not as an `ancient` file:
+# Snakemake doesn't ask why jobs are due that come after a due one, and such a file passes none on,
+# so a clone with a layout older than its tables would seal them, and do nothing else.
 # The record lies outside the repository's files, so a fresh clone draws whatever it is asked to.
 rule draw_figure:
     """Draws one figure in all formats."""
     input:
         tables(),
-        ancient(LAYOUT),
+        LAYOUT,
     output:
         [drawing(kind) for kind in STUDY.figures.formats],
         record=f"{RESULTS}/{{figure}}.json",
@@ -34,7 +36,7 @@ rule draw_table:
     """Writes a table for readers as CSV, Markdown and LaTeX, and as a page of the report."""
     input:
         tables(),
-        ancient(LAYOUT),
+        LAYOUT,
     output:
         [f"{DRAWINGS}/{{table}}.{kind}" for kind in ("csv", "md", "tex")],
         page=report(
@@ -67,7 +69,7 @@ rule explore:
     input:
         tables(),
         pictures(),
-        ancient(LAYOUT),
+        LAYOUT,
     output:
         page=report(
             f"{DRAWINGS}/explorer.html",
