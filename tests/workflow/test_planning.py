@@ -87,9 +87,9 @@ def test_the_layout_of_the_tables_is_made_and_waited_for(finished):
     study = ("--configfile", finished.study("tiny"))
     asked = finished.planned(layout, *study, "--forcerun", "seal_tables")
     assert asked == {"seal_tables": 1}
-    # Figures hang on the tables, not on when they were sealed.
+    # Drawing again costs less than a figure of tables that are not whole.
     asked = finished.planned("figures", *study, "--forcerun", "seal_tables")
-    assert asked.get("draw_figure", 0) == 0 and "compare" not in asked
+    assert asked["draw_figure"] > 1 and "compare" not in asked
 
 
 def test_a_learning_rate_plans_only_its_tuning_and_what_follows(finished):
