@@ -118,7 +118,6 @@ def test_a_disk_that_is_full_is_named_and_once_there_is_room_all_goes_on(copied,
         finishes(copied, finished)
 
 
-@pytest.mark.campaign
 def test_a_disk_that_is_full_under_the_logs_too(copied, finished):
     """Then a step can't even write down what went wrong."""
     forget(copied, run_of(copied), copied.folder / "logs")

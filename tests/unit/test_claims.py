@@ -28,6 +28,7 @@ from sight_beyond_text.study_claims import misfits, pairs
 
 from .synthetic_tables import make_tables
 
+LATE = pytest.mark.campaign
 CLAIM = {"text": "Images help", "benchmark": "vqa", "runs": {"source": "visual"}}
 
 
@@ -321,9 +322,6 @@ def test_chance_decides_no_more_often_with_clusters_and_several_seeds() -> None:
     within = verdicts(made, 3, threshold=0)
     covered = (within["low"] < 0.05) & (0.05 < within["high"])
     assert 0.93 < covered.mean() < 0.985
-
-
-LATE = pytest.mark.campaign
 
 
 @pytest.mark.slow

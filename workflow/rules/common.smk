@@ -73,14 +73,8 @@ if all(benchmark.path for benchmark in STUDY.evaluation.text.values()):
 NAMED = {reference.checkpoint for reference in STUDY.references.values()}
 
 # Specs by id; drawing from cached tables needs none.
-RUNS, ALIGNMENTS, EVALUATIONS, FEATURES, IMPORTS, INSTRUCTIONS = (
-    {},
-    {},
-    {},
-    {},
-    {},
-    None,
-)
+RUNS, ALIGNMENTS, EVALUATIONS, FEATURES, IMPORTS = {}, {}, {}, {}, {}
+INSTRUCTIONS = None
 if not FROM_CACHE:
     RUNS = {spec["id"]: spec for spec in grid.run_specs(STUDY)}
     ALIGNMENTS = {spec["id"]: spec for spec in grid.align_specs(STUDY)}
@@ -239,14 +233,13 @@ def asked(rule, what, spec_of=lambda wildcards: {}):
     of = {"align": [STUDY.alignment], "tune": STUDY.tunings.values()}.get(rule, [])
     processes = {training.processes for training in of} or {1}
     if what in ("gpu", "threads") and len(processes) == 1:
-        return jobs.asked(STUDY, rule, {"training": {"processes": processes.pop()}})[
-            what
-        ]
-    return known(
-        lambda wildcards, attempt: jobs.asked(STUDY, rule, spec_of(wildcards), attempt)[
-            what
-        ]
-    )
+        alike = {"training": {"processes": processes.pop()}}
+        return jobs.asked(STUDY, rule, alike)[what]
+
+    def of_job(wildcards, attempt):
+        return jobs.asked(STUDY, rule, spec_of(wildcards), attempt)[what]
+
+    return known(of_job)
 
 
 def evaluation_tables(specs):
@@ -318,9 +311,7 @@ def say(text):
 
 onstart:
     if FROM_CACHE:
-        say(
-            f"Study {STUDY.name}: drawing from {TABLES}; nothing is trained or scored."
-        )
+        say(f"Study {STUDY.name}: drawing from {TABLES}; nothing else is done.")
     else:
         say(
             f"Study {STUDY.name}: {len(RUNS)} runs (bases {', '.join(STUDY.bases)};"
